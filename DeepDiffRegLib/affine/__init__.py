@@ -1,0 +1,1 @@
+"""The start: rough alignment before anything deforms."""

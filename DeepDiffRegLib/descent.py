@@ -1,0 +1,199 @@
+"""The one multi-resolution descent: every transform model, term and prompt of the library is optimised by this loop.
+
+Per iteration: look the moving channels up through the current map, let each term say its value and its force (dE/du), add
+regularizers, let the model step, then let landmarks pull. No automatic differentiation is involved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .geometry.grid import Geometry
+from .geometry.sampling import index_matrix, pull_gradient, warp, warped_gradient
+from .progress import Progress, Step
+from .prompts.base import ImageTerm, balance
+from .prompts.landmarks import LandmarkPrompt
+from .regularization.base import Regularizer
+from .result import HistoryEntry, Status
+from .transforms.base import Transform
+from .transforms.model import Model
+
+WINDOW = 10
+"""Iterations over which the decrease of the loss is judged."""
+LANDMARK_STEP_VOXELS = 1.0
+SCANS = "scans"
+"""Name of the term that compares the scans; the forces of all other terms are balanced against it."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What is minimised on one grid. world: homogeneous map A (mm) applied after the model's displacement."""
+
+    geometry: Geometry
+    terms: Sequence[ImageTerm]
+    iterations: int
+    world: np.ndarray
+    regularizers: Sequence[tuple[float, Regularizer]] = ()
+
+
+@dataclass
+class Outcome:
+    """transform: the model's map where the loop ended (before A). message: why it ended, in words."""
+
+    transform: Transform
+    status: Status
+    message: str
+    history: list[HistoryEntry] = field(default_factory=list)
+
+
+@dataclass
+class Descent:
+    """One run over levels, coarse to fine. ``levels`` are made when they are needed and dropped after.
+
+    iterations, voxels: planned per level, for the progress bar. tolerance: a level ends when the loss falls by less than this
+    share per iteration over the last ``WINDOW``.
+    """
+
+    model: Model
+    levels: Sequence[Callable[[], Level]]
+    progress: Progress
+    stage: str = "deformable"
+    landmarks: LandmarkPrompt | None = None
+    landmark_weight: float = 1.0
+    tolerance: float = 1e-4
+    device: torch.device | str = "cpu"
+    work: Sequence[float] = ()
+    span: tuple[float, float] = (0.0, 1.0)
+    on_iteration: Callable[[Model], None] | None = None
+    history: list[HistoryEntry] = field(default_factory=list)
+
+    def run(self) -> Outcome:
+        """Descend all levels; cancelling or a loss that is not finite ends with the last usable map."""
+        converged = True
+        for number, make in enumerate(self.levels):
+            level = make()
+            self.model.enter(level.geometry, self.device)
+            status = self._level(number, level)
+            if status in (Status.CANCELLED, Status.DIVERGED):
+                return self._outcome(status)
+            converged = converged and status is Status.CONVERGED
+        return self._outcome(Status.CONVERGED if converged else Status.MAX_STEPS)
+
+    def _outcome(self, status: Status) -> Outcome:
+        messages = {
+            Status.CONVERGED: "the loss stopped falling on every level",
+            Status.MAX_STEPS: "all planned iterations were made",
+            Status.CANCELLED: "cancelled; this is the map reached until then",
+            Status.DIVERGED: "the loss became NaN or infinite; this is the last usable map",
+        }
+        return Outcome(self.model.finish(), status, f"{self.stage}: {messages[status]}", self.history)
+
+    def _level(self, number: int, level: Level) -> Status:
+        losses: list[float] = []
+        factors: dict[str, float] = {}
+        for iteration in range(level.iterations):
+            if self.progress.cancelled():
+                return Status.CANCELLED
+            terms, force = self._energy(level, factors)
+            loss = sum(terms.values())
+            if not math.isfinite(loss):
+                return Status.DIVERGED
+            losses.append(loss)
+            self.history.append(HistoryEntry(self.stage, number, iteration, loss, terms))
+            self._report(number, iteration + 1, level.iterations, loss)
+            self.model.step(force)
+            self._pull_landmarks(level)
+            if self.on_iteration is not None:
+                self.on_iteration(self.model)
+            if self._settled(losses):
+                return Status.CONVERGED
+        return Status.MAX_STEPS
+
+    def _energy(self, level: Level, factors: dict[str, float]) -> tuple[dict[str, float], torch.Tensor]:
+        """Value of each term, and their summed force; ``factors`` are fixed in the level's first iteration."""
+        u = self.model.displacement()
+        force, values, image_force = torch.zeros_like(u), {}, 0.0
+        with torch.no_grad():
+            for term in level.terms:
+                value, pushed = term_force(term, u, level, self.model.derivative)
+                if term.name == SCANS:
+                    factors.setdefault(SCANS, term.weight)
+                    if len(level.terms) > 1 and "" not in factors:
+                        factors[""] = float(self.model.smooth_force(pushed).abs().max())
+                elif term.name not in factors:
+                    image_force = factors.get("", 0.0) * factors.get(SCANS, 1.0)
+                    own = float(self.model.smooth_force(pushed).abs().max())
+                    factors[term.name] = balance(own, image_force, term.weight) if image_force else term.weight
+                values[term.name] = factors[term.name] * value
+                force.add_(pushed, alpha=factors[term.name])
+            self._regularize(level, u, force, values)
+            self._landmark_force(level, u, force, values)
+        return values, force
+
+    def _regularize(self, level: Level, u: torch.Tensor, force: torch.Tensor, values: dict[str, float]) -> None:
+        spacing = u.new_tensor(level.geometry.spacing_mm).reshape(1, -1, *(1,) * level.geometry.ndim)
+        for weight, regularizer in level.regularizers:
+            value, gradient = regularizer.value_and_gradient(u * spacing, level.geometry.spacing_mm)
+            values[type(regularizer).__name__.lower()] = weight * value
+            force.addcmul_(gradient, spacing, value=weight)
+
+    def _landmark_force(self, level: Level, u: torch.Tensor, force: torch.Tensor, values: dict[str, float]) -> None:
+        """Landmarks as a force, for models that store no displacement; the others are pulled after the step."""
+        if self.landmarks is None:
+            return
+        spacing = u.new_tensor(level.geometry.spacing_mm).reshape(1, -1, *(1,) * level.geometry.ndim)
+        mm = u * spacing
+        values["landmarks"] = self.landmarks.energy(mm, level.geometry)
+        if self.model.stores_displacement:
+            return
+        limit = LANDMARK_STEP_VOXELS * min(level.geometry.spacing_mm)
+        wanted = (self.landmarks.pull(mm, level.geometry, limit) - mm) / spacing
+        strongest, own = float(force.abs().max()), float(wanted.abs().max())
+        if own > 0:
+            scale = self.landmark_weight * (strongest if strongest > 0 else 1.0) * min(1.0, own) / own
+            force.sub_(wanted, alpha=scale)
+
+    def _pull_landmarks(self, level: Level) -> None:
+        if self.landmarks is None or not self.model.stores_displacement:
+            return
+        spacing = np.array(level.geometry.spacing_mm)
+        u = self.model.displacement()
+        scale = u.new_tensor(spacing).reshape(1, -1, *(1,) * level.geometry.ndim)
+        pulled = self.landmarks.pull(u * scale, level.geometry, LANDMARK_STEP_VOXELS * float(spacing.min()))
+        self.model.set_displacement(pulled.div_(scale))
+
+    def _settled(self, losses: list[float]) -> bool:
+        if len(losses) < 2 * WINDOW or self.tolerance <= 0:
+            return False
+        before, now = np.mean(losses[-2 * WINDOW : -WINDOW]), np.mean(losses[-WINDOW:])
+        return bool(before - now < self.tolerance * WINDOW * max(abs(before), 1e-12))
+
+    def _report(self, number: int, iteration: int, iterations: int, loss: float) -> None:
+        work = self.work or [1.0] * len(self.levels)
+        done = sum(work[:number]) + work[number] * iteration / iterations
+        fraction = self.span[0] + (self.span[1] - self.span[0]) * done / max(sum(work), 1e-12)
+        left = self.progress.seconds_left(fraction)
+        self.progress.report(
+            Step(self.stage, number, len(self.levels), iteration, iterations, loss, fraction, left)
+        )
+
+
+def term_force(
+    term: ImageTerm, u: torch.Tensor, level: Level, derivative: str
+) -> tuple[float, torch.Tensor]:
+    """Value and force (dE/du or dE/dd, see ``Model.derivative``) of one term at displacement u (voxels)."""
+    matrix = index_matrix(level.geometry, term.moving_geometry, level.world)
+    warped = warp(term.moving, u, matrix)
+    weight = term.fixed_weight
+    if term.moving_weight is not None:
+        seen = warp(term.moving_weight, u, matrix)
+        weight = seen if weight is None else seen.mul_(weight)
+    value, residual = term.similarity.value_and_gradient(term.fixed, warped, weight)
+    if derivative == "warped":
+        return value, warped_gradient(warped, residual)
+    return value, pull_gradient(term.moving, u, matrix, residual)

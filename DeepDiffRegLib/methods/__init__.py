@@ -1,0 +1,8 @@
+"""Who solves it: one file per family."""
+
+from ..registry import Entry, Registry
+
+METHODS = Registry(
+    "method",
+    Entry("iterative", "DeepDiffRegLib.methods.iterative:Iterative", "optimise any transform model on the pair itself"),
+)

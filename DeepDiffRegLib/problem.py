@@ -1,0 +1,115 @@
+"""The scans, made ready once, and the levels built from them: what start and deformable stage both descend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from .config import Choice, Config
+from .data.pair import Pair
+from .descent import SCANS, Level
+from .geometry.grid import Geometry
+from .geometry.pyramid import level_geometry, resample
+from .preprocess.intensity import normalized
+from .preprocess.region import Region, cut_faces, foreground_box_mm, solving_region
+from .prompts.base import ImageTerm
+from .prompts.labels import LabelPrompt
+from .prompts.masks import MaskPrompt
+from .regularization import REGULARIZERS
+from .similarity import SIMILARITIES
+
+COARSE_FACTOR = 2.0
+"""Levels at this down-sampling and above use the wide form of label terms."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Normalized scans with masks. fixed, moving: (1, 1, *shape) in [0, 1] on their own grids."""
+
+    pair: Pair
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    device: torch.device
+    masks: MaskPrompt = field(default_factory=MaskPrompt)
+
+    @classmethod
+    def prepare(cls, pair: Pair, config: Config, device: torch.device) -> Problem:
+        """Normalize both scans; the originals stay untouched."""
+        fixed, moving = (normalized(image, config.preprocess).to(device) for image in (pair.fixed, pair.moving))
+        masks = MaskPrompt(pair.prompts.fixed_mask, pair.prompts.moving_mask)
+        return cls(pair, fixed, moving, device, masks)
+
+    @cached_property
+    def moving_is_cut(self) -> bool:
+        """Whether the moving field of view cuts through anatomy, so that beyond it nothing is known."""
+        return bool(cut_faces(self.moving))
+
+    @cached_property
+    def fixed_box_mm(self) -> np.ndarray:
+        return foreground_box_mm(self.fixed, self.pair.fixed.geometry)
+
+    @cached_property
+    def moving_box_mm(self) -> np.ndarray:
+        return foreground_box_mm(self.moving, self.pair.moving.geometry)
+
+    def region(self, world: np.ndarray, config: Config) -> Region:
+        """The box that the deformable stage is solved on: both anatomies and all landmarks, in fixed space."""
+        geometry = self.pair.fixed.geometry
+        if not config.preprocess.crop:
+            points = geometry.to_world(np.stack([np.zeros(geometry.ndim), np.array(geometry.size) - 1]))
+            return solving_region(self.fixed, geometry, points, 0.0)
+        back = np.linalg.inv(world)
+        moved = self.moving_box_mm @ back[:-1, :-1].T + back[:-1, -1]
+        points = [self.fixed_box_mm, moved]
+        if self.pair.prompts.landmarks is not None:
+            points.append(self.pair.prompts.landmarks.fixed.positions_mm)
+        return solving_region(self.fixed, geometry, np.concatenate(points), config.preprocess.margin_mm)
+
+    def level(
+        self,
+        box: Geometry,
+        factor: float,
+        iterations: int,
+        world: np.ndarray,
+        similarity: Choice,
+        minimum_size: int = 16,
+        regularization: tuple[Choice, ...] = (),
+        labels: LabelPrompt | None = None,
+    ) -> Level:
+        """Everything one level compares: the scans, then label pairs. box: the part of the fixed grid that is solved."""
+        fixed_geometry, moving_geometry = self.level_geometries(box, factor, minimum_size)
+        measure = SIMILARITIES.build(similarity.name, **similarity.options)
+        fixed = resample(self.fixed, self.pair.fixed.geometry, fixed_geometry)
+        moving = resample(self.moving, self.pair.moving.geometry, moving_geometry)
+        scans = ImageTerm(
+            SCANS,
+            measure.features(fixed, fixed_geometry.spacing_mm),
+            measure.features(moving, moving_geometry.spacing_mm),
+            moving_geometry,
+            measure,
+            similarity.weight,
+            self.masks.fixed_weight(fixed_geometry),
+            self._moving_weight(moving_geometry),
+        )
+        terms = [scans]
+        if labels is not None:
+            terms += labels.terms(fixed_geometry, moving_geometry, coarse=factor >= COARSE_FACTOR)
+        regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
+        return Level(fixed_geometry, terms, iterations, world, regularizers)
+
+    def level_geometries(self, box: Geometry, factor: float, minimum_size: int) -> tuple[Geometry, Geometry]:
+        """Both scans' grids of a level: the same spacing in mm, as far as each scan's own voxels allow."""
+        moving = self.pair.moving.geometry
+        spacing = factor * min(box.spacing_mm)
+        relative = max(1.0, spacing / min(moving.spacing_mm))
+        return level_geometry(box, factor, minimum_size), level_geometry(moving, relative, minimum_size)
+
+    def _moving_weight(self, geometry: Geometry) -> torch.Tensor | None:
+        """Mask of the moving side; where its field of view cuts anatomy, at least the field of view itself."""
+        weight = self.masks.moving_weight(geometry)
+        if weight is None and self.moving_is_cut:
+            weight = self.moving.new_ones((1, 1, *geometry.shape))
+        return weight

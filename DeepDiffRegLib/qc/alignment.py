@@ -1,0 +1,204 @@
+"""Does every part of the picture lie where it should? Block matching on the coarse grid, blind to contrast.
+
+The fixed anatomy is cut into overlapping blocks. Each is compared (squared correlation, so inverted contrast counts as
+agreement) with the warped scan at its own place and at places up to six cells away. Where the scans are aligned the
+block's own place wins; where they are not, another place wins by a margin. The margin ("gain") and the distance of the
+winner need no labels and no knowledge of the modality.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._work import WorkGrid
+
+RADIUS = {2: 5, 3: 3}
+"""Half width of a block in cells, by dimension."""
+REGION = 7
+STEPS = (1, 2, 4, 6)
+MAXIMUM_BLOCKS = 3000
+STRUCTURE = 0.05
+"""Least standard deviation of a block, relative to the intensity range, for it to say anything."""
+NOISE = 0.015**2
+EDGE_NOISE = 0.05
+"""Gradient (per cell, of the intensity range) below which a cell hardly counts as an edge."""
+CLEAR_GAIN = 0.1
+"""A better place counts only when its squared correlation is higher by this much."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """scores: (N, S) squared correlations, column 0 at the block's own place. centers: (N, d) cells, array order."""
+
+    centers: np.ndarray
+    shifts: np.ndarray
+    scores: np.ndarray
+    step_mm: float
+    measure: str = "brightness"
+
+    @property
+    def agreement(self) -> float:
+        """Mean squared correlation at the blocks' own places, 0 to 1."""
+        return float(self.scores[:, 0].mean()) if len(self.scores) else 0.0
+
+    @property
+    def chance(self) -> float:
+        """What unrelated places reach: mean over the farthest shifts."""
+        lengths = np.linalg.norm(self.shifts, axis=1)
+        far = lengths >= 0.8 * lengths.max()
+        return float(self.scores[:, far].mean()) if len(self.scores) else 0.0
+
+    @property
+    def clarity(self) -> float:
+        """Agreement above chance, as a share of what is possible: 0 unrelated, 1 identical."""
+        return (self.agreement - self.chance) / max(1 - self.chance, 1e-6)
+
+    @property
+    def gains(self) -> np.ndarray:
+        """(N,) how much better the best place within reach matches than the block's own place."""
+        return np.maximum(self.scores[:, 1:].max(1) - self.scores[:, 0], 0)
+
+    @property
+    def offsets_mm(self) -> np.ndarray:
+        """(N,) distance of the best place, 0 where it is not clearly better."""
+        best = self.scores[:, 1:].argmax(1) + 1
+        lengths = np.linalg.norm(self.shifts[best], axis=1) * self.step_mm
+        return np.where(self.gains > CLEAR_GAIN, lengths, 0.0)
+
+    def worst_region(self, minimum: int = 6) -> tuple[float, np.ndarray]:
+        """Largest mean gain over a neighborhood of blocks, and the middle of that neighborhood (cells)."""
+        if not len(self.scores):
+            return 0.0, np.zeros(self.centers.shape[1])
+        cells = self.centers // REGION
+        _, group = np.unique(cells, axis=0, return_inverse=True)
+        group = group.ravel()
+        counts = np.bincount(group)
+        sums = np.bincount(group, self.gains)
+        mean = np.where(counts >= min(minimum, counts.max()), sums / counts, 0)
+        worst = int(mean.argmax())
+        return float(mean[worst]), self.centers[group == worst].mean(0)
+
+
+def match_blocks(work: WorkGrid, warped: np.ndarray, shifts: np.ndarray | None = None, most: int = MAXIMUM_BLOCKS):
+    """Compare ``warped`` (on the work grid) with the fixed scan block by block; ``Alignment``."""
+    d = work.fixed.ndim
+    shifts = search_shifts(d) if shifts is None else shifts
+    centers = block_centers(work, most)
+    return Alignment(centers, shifts, _scores(work.fixed, warped, centers, shifts), work.step_mm)
+
+
+def search_shifts(d: int, steps: tuple[int, ...] = STEPS) -> np.ndarray:
+    """(S, d) integer shifts: none first, then all 3^d - 1 directions at each distance."""
+    rows = [(0,) * d]
+    for step in steps:
+        for direction in itertools.product((-1, 0, 1), repeat=d):
+            if any(direction):
+                length = np.linalg.norm(direction)
+                rows.append(tuple(round(step * v / length) for v in direction))
+    return np.array(list(dict.fromkeys(rows)))
+
+
+def block_centers(work: WorkGrid, most: int = MAXIMUM_BLOCKS) -> np.ndarray:
+    """(N, d) cells around which the fixed anatomy has structure, evenly thinned to at most ``most``."""
+    mean, square = _box(work.fixed), _box(work.fixed * work.fixed)
+    near = _box(work.fixed_foreground.astype(np.float32)) > 0.15
+    textured = (square - mean * mean > STRUCTURE**2) & near
+    centers = np.argwhere(textured)
+    if len(centers) <= most:
+        return centers
+    keep = np.random.default_rng(0).choice(len(centers), most, replace=False)
+    return centers[np.sort(keep)]
+
+
+def best_nearby(work: WorkGrid, picture: np.ndarray, most: int = 300) -> float:
+    """Agreement of ``picture`` with the fixed scan at the best common shift of up to four cells per axis."""
+    shifts = np.array(list(itertools.product((0, -4, -2, 2, 4), repeat=picture.ndim)))
+    centers = block_centers(work, most)
+    return float(_scores(work.fixed, picture, centers, shifts).mean(0).max()) if len(centers) else 0.0
+
+
+def flip_agreement(work: WorkGrid) -> tuple[float, float, str]:
+    """Agreement as it is, the best agreement over all mirrorings and half turns of the moving file, and its axes.
+
+    Only the affine part of the transform is used: a deformation could make a mirrored organ fit.
+    """
+    d = work.fixed.ndim
+    names = [("left-right", "front-back", "head-foot")[i] for i in np.abs(work.moving_geometry.rotation).argmax(0)]
+    own = best_nearby(work, work.affine_picture())
+    tried = {axes: 0.0 for k in range(1, d + 1) for axes in itertools.combinations(range(d), k)}
+    for axes in tried:
+        tried[axes] = best_nearby(work, work.affine_picture(axes))
+    best = max(tried, key=tried.get)
+    return own, tried[best], " and ".join(names[::-1][axis] for axis in best)
+
+
+def match_edges(work: WorkGrid, warped: np.ndarray, most: int = 1200) -> Alignment:
+    """As ``match_blocks`` for the directions of edges (both senses alike), which survive any change of contrast.
+
+    Each cell holds the outer product of its normalized gradient; blocks are compared by the cosine of those.
+    """
+    from ._blocks_fused import edge_scores
+
+    d = work.fixed.ndim
+    centers, shifts = block_centers(work, most), search_shifts(d)
+    out = np.zeros((len(centers), len(shifts)), np.float32)
+    if len(centers):
+        reach = RADIUS[d] + int(np.abs(shifts).max())
+        pad = [(0, 0)] + [(reach, reach)] * d
+        channels = [np.pad(_edge_directions(v), pad) for v in (work.fixed, warped)]
+        channels = [np.ascontiguousarray(v.reshape(len(v), *(1,) * (3 - d), *v.shape[1:])) for v in channels]
+        edge_scores(*channels, *_lifted(centers + reach, shifts), out)
+    return Alignment(centers, shifts, out, work.step_mm, "edge directions")
+
+
+def best_alignment(work: WorkGrid) -> Alignment:
+    """Brightness or edges, whichever shows the clearer match: the judge must understand the pair of modalities."""
+    return max(match_blocks(work, work.warped), match_edges(work, work.warped), key=lambda a: a.clarity)
+
+
+def _scores(fixed: np.ndarray, warped: np.ndarray, centers: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    from ._blocks_fused import block_scores
+
+    out = np.zeros((len(centers), len(shifts)), np.float32)
+    if not len(centers):
+        return out
+    d = fixed.ndim
+    reach = RADIUS[d] + int(np.abs(shifts).max())
+    fixed, warped = (np.pad(v.astype(np.float32), reach, mode="edge") for v in (fixed, warped))
+    fixed, warped = (np.ascontiguousarray(v.reshape((1,) * (3 - d) + v.shape)) for v in (fixed, warped))
+    centers, shifts, radius = _lifted(centers + reach, shifts)
+    block_scores(fixed, warped, centers, shifts, radius, np.float32(NOISE), out)
+    return out
+
+
+def _lifted(centers: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centers, shifts and block radii for the 3-D kernels; a 2-D grid becomes one slice."""
+    d = centers.shape[1]
+    flat = [np.concatenate([np.zeros((len(v), 3 - d), np.int64), v], 1).astype(np.int64) for v in (centers, shifts)]
+    return *flat, np.array([0] * (3 - d) + [RADIUS[d]] * d)
+
+
+def _edge_directions(values: np.ndarray) -> np.ndarray:
+    """(d (d + 1) / 2, *shape): the entries of n n^T for the gradient g normalized as n = g / sqrt(|g|^2 + eps^2)."""
+    gradient = np.stack(np.gradient(values))
+    gradient /= np.sqrt((gradient**2).sum(0) + EDGE_NOISE**2)
+    pairs = itertools.combinations_with_replacement(range(len(gradient)), 2)
+    rows = [gradient[i] * gradient[j] * (1.0 if i == j else np.sqrt(2.0)) for i, j in pairs]
+    return np.stack(rows).astype(np.float32)
+
+
+def _box(values: np.ndarray) -> np.ndarray:
+    """Mean over (2 radius + 1)^d cells, edges replicated, by running sums."""
+    out = values.astype(np.float64)
+    radius = RADIUS[values.ndim]
+    width = 2 * radius + 1
+    for axis in range(values.ndim):
+        pad = [(0, 0)] * values.ndim
+        pad[axis] = (radius + 1, radius)
+        total = np.cumsum(np.pad(out, pad, mode="edge"), axis)
+        n = total.shape[axis]
+        out = (total.take(range(width, n), axis) - total.take(range(n - width), axis)) / width
+    return out

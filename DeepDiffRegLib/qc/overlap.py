@@ -1,0 +1,143 @@
+"""Overlap of corresponding structures: Dice, HD95 and mean surface distance per label, in mm."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..data.image import Image
+from .base import Context, Finding, graded
+
+SMALL_VOXELS = 100
+"""Structures with fewer voxels in either map are listed but do not count in the mean: one voxel changes their Dice too much."""
+
+
+def compute(context: Context) -> list[Finding]:
+    """Mean Dice, HD95 and surface distance over the label pairs; a row per label in ``details``."""
+    if context.fixed_labels is None or context.moving_labels is None or not context.label_pairs:
+        return []
+    fixed = _on_grid(context.fixed_labels, context.pair.fixed.geometry)
+    warped = _warped_labels(context)
+    before = _on_grid(context.moving_labels, context.pair.fixed.geometry)
+    spacing = context.pair.fixed.geometry.spacing_mm[::-1]
+    boxes = [label_boxes(v) for v in (fixed, warped, before)]
+    rows = [_row(pair, fixed, warped, before, boxes, spacing, context) for pair in context.label_pairs]
+    rows = [row for row in rows if row is not None]
+    return _findings(rows) if rows else []
+
+
+def surface_distances(first: np.ndarray, second: np.ndarray, spacing) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (mm) from each surface voxel of one mask to the other mask's surface, both ways.
+
+    first, second: bool, not empty, cropped alike. spacing: mm per array axis.
+    """
+    from scipy.ndimage import binary_erosion, distance_transform_edt
+
+    rims = [mask & ~binary_erosion(mask) for mask in (first, second)]
+    away = [distance_transform_edt(~rim, sampling=spacing) for rim in rims]
+    return away[1][rims[0]], away[0][rims[1]]
+
+
+def label_boxes(labels: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """The bounding box of every positive label."""
+    from scipy.ndimage import find_objects
+
+    values = np.unique(labels)
+    values = values[values > 0]
+    if not len(values):
+        return {}
+    if values.max() > 10_000:
+        lookup = np.searchsorted(values, labels.clip(values[0])).clip(0, len(values) - 1)
+        labels = np.where(values[lookup] == labels, lookup + 1, 0)
+        return dict(zip(values.tolist(), find_objects(labels.astype(np.int32))))
+    found = find_objects(labels.clip(0).astype(np.int32))
+    return {int(v): found[int(v) - 1] for v in values}
+
+
+def _row(pair, fixed, warped, before, boxes, spacing, context: Context) -> dict | None:
+    if pair.fixed not in boxes[0]:
+        return None
+    box = _union([boxes[0][pair.fixed], boxes[1].get(pair.moving)], fixed.shape)
+    a, b = fixed[box] == pair.fixed, warped[box] == pair.moving
+    voxels = int(a.sum())
+    row = {"label": pair.fixed, "moving_label": pair.moving, "voxels": voxels, "dice": _dice(a, b)}
+    early = _union([boxes[0][pair.fixed], boxes[2].get(pair.moving)], fixed.shape)
+    row["dice_before"] = _dice(fixed[early] == pair.fixed, before[early] == pair.moving)
+    row["hd95_mm"] = row["msd_mm"] = None
+    row["place_mm"] = context.position_mm(np.argwhere(a).mean(0) + [s.start for s in box])
+    if b.any():
+        one, two = surface_distances(a, b, spacing)
+        row["hd95_mm"] = round(float(max(np.percentile(one, 95), np.percentile(two, 95))), 3)
+        row["msd_mm"] = round(float((one.sum() + two.sum()) / (one.size + two.size)), 3)
+    row["small"] = min(voxels, int(b.sum())) < SMALL_VOXELS
+    row["verdict"] = graded(row["dice"], 0.5, 0.2)
+    return row
+
+
+def _findings(rows: list[dict]) -> list[Finding]:
+    counted = [r for r in rows if not r["small"]] or rows
+    dice, before = (float(np.mean([r[k] for r in counted])) for k in ("dice", "dice_before"))
+    worst = min(counted, key=lambda r: r["dice"])
+    findings = [
+        Finding(
+            "dice_mean",
+            "Overlap of labels (Dice), mean",
+            round(dice, 4),
+            "",
+            "at least 0.55 and more than before",
+            "bad" if dice < before - 0.02 else graded(dice, 0.55, 0.35),
+            f"Mean over {len(counted)} structures; before registration {before:.3f}. Worst: label {worst['label']} with "
+            f"{worst['dice']:.2f}. Thin structures such as cortical areas of two persons rarely exceed 0.7.",
+            worst["place_mm"],
+            {"before": before, "labels": rows},
+        )
+    ]
+    distances = [r for r in counted if r["hd95_mm"] is not None]
+    if distances:
+        far = max(distances, key=lambda r: r["hd95_mm"])
+        hd95, msd = (float(np.mean([r[k] for r in distances])) for k in ("hd95_mm", "msd_mm"))
+        findings.append(
+            Finding(
+                "hd95_mean",
+                "Distance of outlines (HD95), mean",
+                round(hd95, 3),
+                "mm",
+                "at most 15 mm",
+                graded(hd95, 15.0, 30.0),
+                f"95 % of the outlines are closer than this; mean surface distance {msd:.2f} mm. Worst: label {far['label']} with "
+                f"{far['hd95_mm']:.1f} mm.",
+                far["place_mm"],
+                {"mean_surface_distance_mm": msd},
+            )
+        )
+    return findings
+
+
+def _warped_labels(context: Context) -> np.ndarray:
+    from ..warp.image import warp_image
+
+    return warp_image(context.moving_labels, context.transform, context.pair.fixed.geometry).numpy()
+
+
+def _on_grid(labels: Image, grid) -> np.ndarray:
+    """The label map on the fixed grid, by physical position; the map itself when it already lies there."""
+    if labels.geometry.same_grid(grid):
+        return labels.numpy()
+    from ..geometry.sampling import sample
+    from ..warp.image import moving_index
+
+    still = torch.zeros((1, grid.ndim, *grid.shape))
+    return sample(labels.tensor, moving_index(still, grid, labels.geometry), "nearest")[0, 0].numpy()
+
+
+def _union(boxes, shape) -> tuple[slice, ...]:
+    boxes = [box for box in boxes if box is not None]
+    return tuple(
+        slice(max(0, min(b[i].start for b in boxes) - 2), min(n, max(b[i].stop for b in boxes) + 2))
+        for i, n in enumerate(shape)
+    )
+
+
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    total = int(first.sum()) + int(second.sum())
+    return round(2 * float((first & second).sum()) / total, 4) if total else 0.0

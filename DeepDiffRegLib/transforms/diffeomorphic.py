@@ -1,0 +1,33 @@
+"""Composed small deformations: phi <- phi o (Id + d), Adam directions kept in the Lie algebra (METHODS 5.5).
+
+Each step is smooth and short (``learning_rate`` voxels at most, so |Dd| < 1), hence invertible, and so is their
+composition. Update: Jena et al., FireANTs, 2024; greedy composition: Avants et al., MedIA 2008.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..geometry.grid import Geometry
+from ..geometry.smoothing import gaussian
+from ..geometry.vector_fields import compose
+from .displacement import DisplacementModel
+from .model import pin_faces
+
+
+class DiffeomorphicModel(DisplacementModel):
+    """A displacement per voxel, updated by composition. Options as in ``DisplacementModel``."""
+
+    derivative = "warped"
+
+    def enter(self, geometry: Geometry, device: torch.device | str) -> None:
+        super().enter(geometry, device)
+        self._spare: torch.Tensor | None = None
+
+    def step(self, force: torch.Tensor) -> None:
+        gaussian(force, self.sigma_gradient, out=force)
+        direction, longest = self._adam.direction(force)
+        direction.mul_(-self.learning_rate / max(1.0, longest))
+        self._spare = compose(self._u, direction, out=self._spare)
+        gaussian(self._spare, self.sigma_warp, out=self._u)
+        pin_faces(self._u, self.pinned)
