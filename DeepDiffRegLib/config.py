@@ -69,11 +69,24 @@ class Start:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """landmark_sigma_mm: reach of a landmark (None: from the spacing of the landmarks). *_weight: force relative to the image's."""
+    """landmark_sigma_mm: reach of a landmark (None: from the spacing of the landmarks). *_weight: force relative to the scans'.
+
+    update_*: the short schedules of an interactive update, which continues from the current map.
+    """
 
     landmark_sigma_mm: float | None = None
     landmark_weight: float = 1.0
     label_weight: float = 1.0
+    update_factors: tuple[float, ...] = (2, 1)
+    update_iterations: tuple[int, ...] = (20, 5)
+    update_label_iterations: tuple[int, ...] = (60, 20)
+
+    def schedule(self, whole: Schedule, labels: bool) -> Schedule:
+        """Levels of an update: never finer than the run's own finest level."""
+        finest = min(whole.factors)
+        factors = tuple(max(f, finest) for f in self.update_factors)
+        iterations = self.update_label_iterations if labels else self.update_iterations
+        return dataclasses.replace(whole, factors=factors, iterations=iterations)
 
 
 @dataclass(frozen=True)

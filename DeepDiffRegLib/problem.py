@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
 from .config import Choice, Config
-from .data.pair import Pair
+from .data.pair import Pair, Prompts
 from .descent import SCANS, Level
 from .geometry.grid import Geometry
 from .geometry.pyramid import level_geometry, resample
@@ -39,8 +39,12 @@ class Problem:
     def prepare(cls, pair: Pair, config: Config, device: torch.device) -> Problem:
         """Normalize both scans; the originals stay untouched."""
         fixed, moving = (normalized(image, config.preprocess).to(device) for image in (pair.fixed, pair.moving))
-        masks = MaskPrompt(pair.prompts.fixed_mask, pair.prompts.moving_mask)
-        return cls(pair, fixed, moving, device, masks)
+        return cls(pair, fixed, moving, device, cls.masks_of(pair.prompts))
+
+    @staticmethod
+    def masks_of(prompts: Prompts) -> MaskPrompt:
+        """The masks among the prompts."""
+        return MaskPrompt(prompts.fixed_mask, prompts.moving_mask)
 
     @cached_property
     def moving_is_cut(self) -> bool:
@@ -96,7 +100,7 @@ class Problem:
         )
         terms = [scans]
         if labels is not None:
-            terms += labels.terms(fixed_geometry, moving_geometry, coarse=factor >= COARSE_FACTOR)
+            terms += [self._on_device(t) for t in labels.terms(fixed_geometry, moving_geometry, factor >= COARSE_FACTOR)]
         regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
         return Level(fixed_geometry, terms, iterations, world, regularizers)
 
@@ -113,3 +117,7 @@ class Problem:
         if weight is None and self.moving_is_cut:
             weight = self.moving.new_ones((1, 1, *geometry.shape))
         return weight
+
+    def _on_device(self, term: ImageTerm) -> ImageTerm:
+        tensors = {name: getattr(term, name) for name in ("fixed", "moving", "fixed_weight", "moving_weight")}
+        return replace(term, **{name: t if t is None else t.to(self.device) for name, t in tensors.items()})

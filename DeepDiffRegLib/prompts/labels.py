@@ -1,6 +1,6 @@
 """Label pairs: corresponding segments become soft channels that the solver matches beside the scans.
 
-A channel is (1 - tanh(s / tau)) / 2 of the signed distance s to the structure: wide (tau of several mm) on coarse levels,
+A channel is (1 - tanh(s / tau)) / 2 of the signed distance s to the structure: wide (tau of 2 voxels) on coarse levels,
 where it draws structures together that do not overlap yet, and narrow on the finest, where it sharpens the boundary
 (METHODS 7.5). It falls to 0 outside, as does the sampling beyond the moving scan.
 """
@@ -22,7 +22,7 @@ from ..similarity.mean_squares import MeanSquares
 from .base import ImageTerm
 from .distance import signed_distance, soft_segment
 
-COARSE_TAU_MM, FINE_TAU_MM = 8.0, 2.0
+COARSE_TAU_MM, FINE_TAU_MM = 4.0, 1.5
 COARSE_TAU_VOXELS, FINE_TAU_VOXELS = 2.0, 1.25
 REACH = 3.0
 """Distances are computed up to this many tau from a structure; (1 - tanh 3) / 2 is 0.002."""
@@ -100,8 +100,7 @@ class LabelPrompt:
     ) -> list[ImageTerm]:
         """The image terms of one level, at most 8 channels each, compared by mean squares.
 
-        coarse: wide transitions (tau 8 mm) that reach structures apart from each other; else narrow ones (2 mm); never
-        below what the level's voxels resolve. Structures far apart in both maps share a channel. When the channels
+        coarse: wide transitions (``choose_tau_mm``) that reach structures apart from each other; else narrow ones. Structures far apart in both maps share a channel. When the channels
         exceed ``most_terms`` terms, ``draw`` 0, 1, 2, ... walks through all of them in turn.
         """
         geometries = (level_geometry, moving_level_geometry)
@@ -110,6 +109,18 @@ class LabelPrompt:
         chunks = [groups[i : i + MOST_CHANNELS] for i in range(0, len(groups), MOST_CHANNELS)]
         count = min(max(self.most_terms, 1), len(chunks))
         return [self._term(chunks[(draw * count + k) % len(chunks)], geometries, tau_mm, k) for k in range(count)]
+
+    def centroids_mm(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, d) centers of mass of the paired structures, fixed and moving, LPS: a start for those that lie apart."""
+        sides = []
+        for role, boxes in zip(("fixed", "moving"), self._boxes):
+            labels, centers = getattr(self, f"{role}_labels"), []
+            for pair, box in zip(self.pairs, boxes):
+                inside = np.argwhere(labels.numpy()[box] == getattr(pair, role))
+                index = inside.mean(0) + [s.start for s in box]
+                centers.append(labels.geometry.to_world(index[::-1]))
+            sides.append(np.array(centers))
+        return sides[0], sides[1]
 
     def _term(self, chunk: list[list[int]], geometries, tau_mm: float, number: int) -> ImageTerm:
         sides = []
@@ -164,7 +175,7 @@ class LabelPrompt:
 
 
 def choose_tau_mm(geometries: Sequence[Geometry], coarse: bool) -> float:
-    """Width of the soft boundary: 8 mm (coarse) or 2 mm, and at least 2 or 1.25 voxels of the level."""
+    """Width of the soft boundary: 2 voxels of the level and at least 4 mm (coarse), or 1.25 voxels and at least 1.5 mm."""
     voxel = max(float(np.prod(g.spacing_mm)) ** (1 / g.ndim) for g in geometries)
     return max(COARSE_TAU_MM, COARSE_TAU_VOXELS * voxel) if coarse else max(FINE_TAU_MM, FINE_TAU_VOXELS * voxel)
 

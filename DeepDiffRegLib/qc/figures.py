@@ -136,9 +136,9 @@ def deformation_grid(context: Context, plane: Plane, lines: int = GRID_LINES) ->
         run = np.append(np.arange(0, length - 1, along), length - 1.0)
         first, second = np.meshgrid(places, run, indexing="ij")
         columns, rows = (first, second) if vertical else (second, first)
-        points = plane.points_mm[0, 0] + (
-            columns[..., None] * plane.right + rows[..., None] * plane.down
-        ) * plane.pixel_mm
+        points = (
+            plane.points_mm[0, 0] + (columns[..., None] * plane.right + rows[..., None] * plane.down) * plane.pixel_mm
+        )
         moved = points + np.moveaxis(_field_at(context, points), 0, -1)
         bent = moved @ matrix[:-1, :-1].T + matrix[:-1, -1]
         pieces += [_polyline(row) for row in plane.pixels(bent)]
@@ -242,17 +242,17 @@ def _volume_legend(limit: float) -> Legend:
     root = limit**0.5
     texts = (f"{1 / limit:.2f}", f"{1 / root:.2f}", "1", f"{root:.2f}", f"{limit:g}")
     ticks = tuple((i / 4, text) for i, text in enumerate(texts))
-    return Legend(tuple(_css(c) for c in colors), ticks, "volume change (1 = none)", ((_css(FOLD_COLOR), "folded"),))
+    return Legend(tuple(css(c) for c in colors), ticks, "volume change (1 = none)", ((css(FOLD_COLOR), "folded"),))
 
 
 def _length_legend(low: float, high: float) -> Legend:
-    colors = tuple(_css(c) for c in ramp(np.linspace(0, 1, 16)))
+    colors = tuple(css(c) for c in ramp(np.linspace(0, 1, 16)))
     ticks = tuple((s, f"{low + s * (high - low):.1f}") for s in (0.0, 0.5, 1.0))
     return Legend(colors, ticks, "displacement (mm)")
 
 
-def _css(color: np.ndarray) -> str:
-    return "#" + "".join(f"{int(round(float(v) * 255)):02x}" for v in np.clip(color, 0, 1))
+def css(color: np.ndarray) -> str:
+    return "#" + "".join(f"{round(float(v) * 255):02x}" for v in np.clip(color, 0, 1))
 
 
 def _picture(plane: Plane, pixels: np.ndarray, path: str = "") -> Picture:

@@ -21,18 +21,22 @@ LAYERS = (
     "transforms",
     "prompts",
     "networks",
+    "descent",
+    "problem",
     "affine",
     "methods",
     "warp",
     "qc",
     "export",
+    "budget",
+    "provenance",
     "session",
     "pipeline",
     "training",
     "reproduce",
     "cli",
 )
-"""A part may import the parts above it. session and pipeline are files; everything else is a folder."""
+"""A part may import the parts above it. descent, problem, session and pipeline are files; the rest are folders."""
 
 ROOT = {"errors", "checks", "registry", "progress", "config", "result", "device", "memory"}
 """Root modules that every part may import."""
@@ -42,8 +46,9 @@ SHARED = {
     "data": {"image", "points", "pair", "atomic", "nifti", "anatomy"},
     "similarity": {"base"},
     "regularization": {"base"},
-    "transforms": {"base", "integrate", "kernels", "affine", "displacement", "composite"},
+    "transforms": {"base", "model", "integrate", "kernels", "affine", "displacement", "composite"},
     "prompts": {"base", "kernels", "distance", "outliers"},
+    "affine": {"moments"},
     "qc": {"base", "figures", "alignment"},
     "export": {"itk_transform", "nifti_warp", "report"},
 }

@@ -31,7 +31,9 @@ def identity_matrix(d: int) -> np.ndarray:
     return np.hstack((np.eye(d), np.zeros((d, 1))))
 
 
-@pytest.mark.parametrize(("shape", "spacing"), [((14, 20, 17), (1.5, 0.7, 2.0)), ((30, 22), (0.5, 2.0)), ((1, 9, 8), (1, 1, 1))])
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((14, 20, 17), (1.5, 0.7, 2.0)), ((30, 22), (0.5, 2.0)), ((1, 9, 8), (1, 1, 1))]
+)
 def test_distances_agree_with_scipy(shape, spacing, rng):
     inside = rng.random(shape) < 0.05
     inside.flat[3] = True
@@ -117,6 +119,8 @@ def test_moving_and_fixed_labels_may_differ_and_have_own_grids():
     (term,) = LabelPrompt(fixed, moving, (LabelPair(2, 7, 4.0),)).terms(fixed_geometry, moving_geometry, coarse=False)
     assert term.moving.shape == (1, 1, *moving_geometry.shape)
     assert term.moving_geometry == moving_geometry
+    for found in LabelPrompt(fixed, moving, (LabelPair(2, 7),)).centroids_mm():
+        np.testing.assert_allclose(found, [center], atol=0.3)
     assert 1.9 < float(term.fixed.max()) <= 2.0
     assert term.fixed_weight is None
     assert term.moving_weight is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import rotation
 
 from DeepDiffRegLib.errors import InputError, ShapeError
 from DeepDiffRegLib.geometry.grid import Geometry
@@ -14,8 +15,6 @@ from DeepDiffRegLib.prompts.base import balance, look_up
 from DeepDiffRegLib.prompts.kernels import REACH, add_bumps, bump, lipschitz, solve_forces
 from DeepDiffRegLib.prompts.landmarks import LandmarkPrompt, choose_sigma_mm
 from DeepDiffRegLib.prompts.outliers import robust_trend
-
-from conftest import rotation
 
 
 def zeros(geometry: Geometry) -> torch.Tensor:

@@ -89,7 +89,10 @@ def test_empty_masks_are_refused_in_one_line():
 
 @pytest.fixture
 def scans(rng) -> Pair:
-    fixed, moving = Geometry.identity((20, 16, 12)), Geometry((16, 16, 16), (1.5,) * 3, (100.0, 0, 0), np.eye(3).tolist())
+    fixed, moving = (
+        Geometry.identity((20, 16, 12)),
+        Geometry((16, 16, 16), (1.5,) * 3, (100.0, 0, 0), np.eye(3).tolist()),
+    )
     return Pair(*(Image.from_array(rng.random(g.shape), g) for g in (fixed, moving)))
 
 

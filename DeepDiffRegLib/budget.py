@@ -1,0 +1,81 @@
+"""How much memory a run will take, known before it starts, and what is done when that is too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from .config import Config, Schedule
+from .errors import OutOfMemoryError
+from .memory import available_memory_bytes, peak_memory_mb
+
+SOLVER_BYTES = 92
+"""Per voxel of the finest level: map, two moments, force, spare map, scans, LNCC gradient and scratch."""
+FEATURE_BYTES = {"mind": 130}
+"""Extra per voxel of the finest level for similarities that store many channels."""
+OUTPUT_BYTES = 60
+"""Per voxel of the fixed scan after solving: total displacement, inverse, warped scan, determinants."""
+SCAN_BYTES = 12
+"""Per voxel of both scans: as read, normalized, level copy."""
+COARSER = 1.26
+"""The fallback makes the finest level's spacing this much larger at a time: half the voxels."""
+COARSEST = 8.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """config: what will be run. bytes: its estimated peak. message: what was changed to fit, empty if nothing."""
+
+    config: Config
+    bytes: int
+    message: str = ""
+
+
+def estimate_bytes(fixed_voxels: int, moving_voxels: int, config: Config, schedule: Schedule | None = None) -> int:
+    """Peak bytes of a run beyond the program itself. fixed_voxels, moving_voxels: of the scans (a crop only needs less)."""
+    schedule = schedule or config.schedule
+    finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=1.0)
+    per_voxel = SOLVER_BYTES + FEATURE_BYTES.get(config.similarity.name, 0)
+    solving = per_voxel * fixed_voxels / max(finest, 1.0) ** 3
+    scans = SCAN_BYTES * (fixed_voxels + moving_voxels)
+    return int(scans + max(solving, OUTPUT_BYTES * fixed_voxels))
+
+
+def plan(fixed_voxels: int, moving_voxels: int, config: Config, device: torch.device) -> Plan:
+    """The configuration as it is when it fits, else with coarser levels until it does.
+
+    The limit is ``config.max_memory_gb`` (of the whole process) and what the machine has free. Raises ``OutOfMemoryError``
+    when not even the coarsest plan fits.
+    """
+    free = available_memory_bytes(device if device.type == "cuda" else None)
+    if config.max_memory_gb is not None:
+        free = min(free, int(config.max_memory_gb * 2**30 - peak_memory_mb() * 2**20))
+    needed = estimate_bytes(fixed_voxels, moving_voxels, config)
+    if needed <= free:
+        return Plan(config, needed)
+    coarser = config
+    for floor in _floors(config.schedule):
+        schedule = replace(config.schedule, factors=tuple(max(f, floor) for f in config.schedule.factors))
+        coarser = config.replace(schedule=schedule)
+        reduced = estimate_bytes(fixed_voxels, moving_voxels, coarser)
+        if reduced <= free:
+            text = (
+                f"the full plan needs about {needed / 2**30:.2f} GB but {free / 2**30:.2f} GB are allowed or free: "
+                f"solved at {floor:.2f} times the finest spacing instead"
+            )
+            return Plan(coarser, reduced, text)
+    least = estimate_bytes(fixed_voxels, moving_voxels, coarser)
+    raise OutOfMemoryError(
+        f"not enough memory: even the coarsest plan needs about {least / 2**30:.2f} GB beyond the program, "
+        f"{max(free, 0) / 2**30:.2f} GB are allowed or free; crop or resample the scans, or raise --max-memory"
+    )
+
+
+def _floors(schedule: Schedule) -> list[float]:
+    finest = min(schedule.factors)
+    floors = []
+    while finest * COARSER <= COARSEST:
+        finest *= COARSER
+        floors.append(finest)
+    return floors

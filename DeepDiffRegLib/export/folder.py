@@ -1,0 +1,196 @@
+"""The result folder: complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..data.image import Image
+from ..errors import InputError
+from ..qc.base import Context
+from ..qc.verdict import assess
+from .report import write_report
+
+if TYPE_CHECKING:
+    from ..data.pair import Pair
+    from ..result import Result
+
+FILES = (
+    "warped.nii.gz",
+    "transform.h5",
+    "inverse.h5",
+    "displacement.nii.gz",
+    "jacobian.nii.gz",
+    "report.html",
+    "result.json",
+)
+BYTES_PER_VOXEL = 48
+"""Upper estimate of a result folder: three fields of three floats, warped scan, determinant; nothing compressed."""
+SPARE_BYTES = 8 << 20
+
+
+def check_outdir(path: str | Path, pair: Pair | None = None) -> None:
+    """Refuse, before any work, a folder that a result cannot be written to.
+
+    Raises InputError (one line) for an existing file, a missing or unwritable parent, a folder with other contents than an
+    earlier result, and a disk without room for the result of ``pair``.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output folder {path}: a file of that name exists; choose another name")
+    if path.is_dir():
+        _check_contents(path)
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"output folder {path}: {parent} is a file, not a folder")
+    _check_writable(path if path.is_dir() else parent, path)
+    _check_writable(parent, path)
+    needed = SPARE_BYTES + (BYTES_PER_VOXEL * pair.fixed.geometry.voxels if pair is not None else 0)
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise InputError(
+            f"output folder {path}: the disk is full, {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free"
+        )
+
+
+def write_result(result: Result, outdir: str | Path, context: Context | None = None) -> None:
+    """Write ``FILES`` into a folder beside ``outdir`` and rename it when it is complete.
+
+    An earlier result of the same name is replaced only then. context: that of the quality checks, built when absent.
+    Raises InputError when the folder cannot be written; nothing is left behind.
+    """
+    outdir = Path(outdir)
+    check_outdir(outdir, result.pair)
+    try:
+        outdir.absolute().parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{outdir.name}-", dir=outdir.absolute().parent))
+    except OSError as error:
+        raise InputError(f"output folder {outdir}: cannot be created: {error.strerror or error}") from error
+    try:
+        aside.chmod(0o777 & ~_umask())
+        _write_files(result, aside, Context.of(result) if context is None else context)
+        _check_complete(aside, outdir)
+        _swap(aside, outdir.absolute())
+    except OSError as error:
+        raise InputError(f"output folder {outdir}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def result_summary(result: Result) -> dict:
+    """What ``result.json`` holds: plain JSON types; NaN and infinity become null."""
+    assessment = assess(result.findings)
+    return _plain(
+        {
+            "status": result.status.value,
+            "message": result.message,
+            "verdict": assessment.verdict,
+            "headline": assessment.headline,
+            "warnings": assessment.warnings,
+            "findings": [asdict(finding) for finding in result.findings],
+            "inverse_error_mm": asdict(result.inverse.error),
+            "timings_s": result.timings_s,
+            "peak_memory_mb": result.peak_memory_mb,
+            "config": result.config.to_dict(),
+            "provenance": result.provenance,
+            "files": [name for name in FILES if name != "result.json"],
+        }
+    )
+
+
+def _write_files(result: Result, folder: Path, context: Context) -> None:
+    """Two files at a time: compression is most of the work and runs outside the interpreter's lock."""
+    from ..data.io import write_image
+    from .itk_transform import write_transform
+    from .nifti_warp import write_displacement
+
+    grid = result.pair.fixed.geometry
+    jobs = (
+        lambda: write_displacement(context.displacement, grid, folder / "displacement.nii.gz"),
+        lambda: write_image(result.warped, folder / "warped.nii.gz"),
+        lambda: write_image(Image(context.jacobian.to(torch.float32), grid), folder / "jacobian.nii.gz"),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(job) for job in jobs]
+        write_transform(result.transform, folder / "transform.h5")
+        write_transform(result.inverse.transform, folder / "inverse.h5")
+        write_report(result, folder / "report.html", context)
+        for job in running:
+            job.result()
+    text = json.dumps(result_summary(result), indent=2, allow_nan=False)
+    (folder / "result.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _check_contents(path: Path) -> None:
+    try:
+        inside = [entry.name for entry in path.iterdir()]
+    except OSError as error:
+        raise InputError(f"output folder {path}: cannot be read: {error.strerror}") from error
+    if inside and "result.json" not in inside:
+        raise InputError(
+            f"output folder {path}: it holds {len(inside)} other files and no result.json; choose a new or empty folder"
+        )
+    strange = sorted(set(inside) - set(FILES))
+    if strange:
+        raise InputError(
+            f"output folder {path}: beside an earlier result it holds {strange[0]!r}, which would be lost; move it away"
+        )
+
+
+def _check_writable(folder: Path, outdir: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"output folder {outdir}: cannot write in {folder}: {error.strerror or error}") from error
+
+
+def _check_complete(folder: Path, outdir: Path) -> None:
+    missing = [name for name in FILES if not (folder / name).is_file() or (folder / name).stat().st_size == 0]
+    extra = sorted({entry.name for entry in folder.iterdir()} - set(FILES))
+    if missing or extra:
+        raise InputError(f"output folder {outdir}: incomplete result, missing {missing}, unexpected {extra}")
+
+
+def _swap(complete: Path, outdir: Path) -> None:
+    """Put the complete folder in place; an earlier one is moved away first and restored when that fails."""
+    if not outdir.exists():
+        complete.rename(outdir)
+        return
+    earlier = Path(tempfile.mkdtemp(prefix=f".{outdir.name}-earlier-", dir=outdir.parent))
+    earlier.rmdir()
+    outdir.rename(earlier)
+    try:
+        complete.rename(outdir)
+    except OSError:
+        earlier.rename(outdir)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

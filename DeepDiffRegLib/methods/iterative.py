@@ -1,0 +1,145 @@
+"""Optimise any transform model on the pair itself: no training, any similarity, regularization and prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..config import Config, Schedule
+from ..data.pair import Prompts
+from ..descent import Descent
+from ..geometry.grid import Geometry
+from ..geometry.pyramid import level_geometry
+from ..problem import Problem
+from ..progress import Progress
+from ..prompts.labels import LabelPrompt
+from ..prompts.landmarks import LandmarkPrompt
+from ..result import HistoryEntry, Status
+from ..transforms import TRANSFORMS
+from ..transforms.affine import AffineTransform, LinearModel
+from ..transforms.base import Transform
+from ..transforms.composite import CompositeTransform
+from ..transforms.model import Model
+
+STAGE = "deformable"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """world: the affine part A; inner: the model's map, applied first (None: identity); transform: both."""
+
+    world: AffineTransform
+    inner: Transform | None
+    status: Status
+    message: str
+    history: tuple[HistoryEntry, ...] = ()
+
+    @property
+    def transform(self) -> Transform:
+        if self.inner is None:
+            return self.world
+        if isinstance(self.inner, AffineTransform):
+            return self.world.after(self.inner)
+        return CompositeTransform([self.inner, self.world])
+
+
+class Iterative:
+    """The solver of section 4 of the design: features + transform model + terms + start."""
+
+    def solve(
+        self,
+        problem: Problem,
+        config: Config,
+        start: Solution,
+        prompts: Prompts,
+        progress: Progress,
+        schedule: Schedule | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> Solution:
+        """Descend from ``start`` (its inner map is continued) along ``schedule`` (the configuration's when absent).
+
+        A start that the model cannot represent is a ``ConfigError``. Landmarks are first met by a fold-free warm start.
+        """
+        schedule = schedule or config.schedule
+        box, pinned = self._box(problem, config, start)
+        model = TRANSFORMS.build(config.transform.name, **config.transform.options)
+        model.pinned = pinned
+        landmarks = landmark_prompt(prompts, start.world, config)
+        begin(model, start, box, schedule, landmarks, problem.device)
+        labels = label_prompt(prompts, config)
+        used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0]
+        matrix = start.world.homogeneous
+        levels = [
+            lambda f=f, n=n: problem.level(
+                box, f, n, matrix, config.similarity, schedule.minimum_size, config.regularization, labels
+            )
+            for f, n in used
+        ]
+        outcome = Descent(
+            model, levels, progress, STAGE, landmarks, config.prompts.landmark_weight, schedule.tolerance, problem.device,
+            [n / np.prod([f] * box.ndim) for f, n in used], span,
+        ).run()  # fmt: skip
+        return Solution(start.world, outcome.transform, outcome.status, outcome.message, tuple(outcome.history))
+
+    def _box(self, problem: Problem, config: Config, start: Solution):
+        region = problem.region(start.world.homogeneous, config)
+        if issubclass(TRANSFORMS.load(config.transform.name), LinearModel):
+            return region.geometry, ()
+        return region.geometry, region.pinned
+
+
+def begin(
+    model: Model, start: Solution, box: Geometry, schedule: Schedule, landmarks: LandmarkPrompt | None, device: torch.device
+) -> None:
+    """Give the model its first map: the start's inner map, then the landmarks' warm start where it can be stored."""
+    first = next((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), 1)
+    finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=first)
+    if start.inner is not None:
+        model.resume(start.inner, level_geometry(box, finest, schedule.minimum_size), device)
+    if landmarks is None or not model.stores_displacement:
+        return
+    geometry = level_geometry(box, finest if start.inner is not None else first, schedule.minimum_size)
+    model.enter(geometry, device)
+    spacing = model.displacement().new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
+    moved = landmarks.warm_start(model.displacement() * spacing, geometry)
+    model.set_displacement(moved.div_(spacing))
+
+
+def landmark_prompt(prompts: Prompts, world: AffineTransform, config: Config) -> LandmarkPrompt | None:
+    """Landmarks in the space before the affine part: targets are A^-1 of the moving points."""
+    if prompts.landmarks is None:
+        return None
+    back = world.inverse().transform
+    return LandmarkPrompt(
+        prompts.landmarks.fixed.positions_mm,
+        back.map_points(prompts.landmarks.moving.positions_mm),
+        prompts.landmarks.sd_mm,
+        config.prompts.landmark_sigma_mm,
+    )
+
+
+def label_prompt(prompts: Prompts, config: Config) -> LabelPrompt | None:
+    """Label pairs, when both maps are given."""
+    if prompts.fixed_labels is None or prompts.moving_labels is None:
+        return None
+    return LabelPrompt(
+        prompts.fixed_labels, prompts.moving_labels, prompts.label_pairs, config.prompts.label_weight
+    )
+
+
+def split(transform: Transform | None, ndim: int) -> Solution:
+    """A given start as (inner map, affine part): an affine alone, [map, affine] of ours, or any map under A = identity."""
+    identity = AffineTransform.identity(ndim)
+    message = "given start"
+    if transform is None:
+        return Solution(identity, None, Status.CONVERGED, "no start")
+    if isinstance(transform, AffineTransform):
+        return Solution(transform, None, Status.CONVERGED, message)
+    if isinstance(transform, CompositeTransform):
+        *first, last = transform.transforms
+        if isinstance(last, AffineTransform):
+            inner = first[0] if len(first) == 1 else CompositeTransform(first)
+            return Solution(last, inner, Status.CONVERGED, message)
+    return Solution(identity, transform, Status.CONVERGED, message)
