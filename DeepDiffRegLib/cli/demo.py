@@ -1,8 +1,8 @@
 """Register generated anatomy, then improve it with one prompt, and write the report.
 
 Invents a person, scans it twice on different grids, registers the scans, looks up which structure fits worst, and gives
-its label and the landmarks on it as a prompt, as a user would. OUTDIR becomes a result folder with the generated
-scans, label maps and landmarks in OUTDIR/scans, ready to be tried with the other commands.
+its label and the landmarks on it as a prompt, as a user would. OUTDIR becomes a result folder like that of register;
+--scans DIR keeps the generated scans, label maps and landmarks, ready to be tried with the other commands.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from ..transforms.base import Transform
 
 SIZE = (96, 80, 64)
+DEFORMATION_MM = 14.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of this sub-command."""
     parser.add_argument("-o", "--output", required=True, metavar="OUTDIR", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTDIR if an earlier result lies there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUTDIR")
+    parser.add_argument("--scans", metavar="DIR", help="also write the generated scans, label maps and landmarks here")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which person to invent (default: 0)")
     parser.add_argument("--preset", default="default", metavar="P", help="preset to use (default: default)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
@@ -50,28 +52,31 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     from ..session import RegistrationSession
     from ._finish import finish
 
-    phantom = make_pair(arguments.seed, SIZE)
+    phantom = make_pair(arguments.seed, SIZE, deformation_mm=DEFORMATION_MM)
     session = RegistrationSession(phantom.pair, config, progress)
     session.run()
-    before = measure(phantom, session.transform)
     prompts, name = worst_structure(phantom, session.transform)
+    label = prompts.label_pairs[0].fixed
+    before = measure(phantom, session.transform, label)
     session.update(prompts)
-    after = measure(phantom, session.transform)
+    after = measure(phantom, session.transform, label)
     facts = {"prompt": name, "before_prompt": before, "after_prompt": after}
     code = finish(session.result(), outdir, arguments, progress, facts)
-    write_pair(phantom, outdir / "scans")
+    if arguments.scans:
+        write_pair(phantom, arguments.scans)
     if not arguments.json:
         _tell(facts)
     return code
 
 
-def measure(phantom: PhantomPair, transform: Transform) -> dict[str, float]:
-    """Mean landmark error (mm) and mean Dice of all labels against what is known about the pair."""
+def measure(phantom: PhantomPair, transform: Transform, label: int) -> dict[str, float]:
+    """Dice of one structure, mean Dice of all, and mean landmark error (mm), against what is known about the pair."""
     import numpy as np
 
     misses = transform.map_points(phantom.landmarks.fixed.positions_mm) - phantom.landmarks.moving.positions_mm
     dice = dice_by_label(phantom, transform)
     return {
+        "prompted_dice": dice[label],
         "landmark_error_mm": float(np.linalg.norm(misses, axis=1).mean()),
         "mean_dice": float(np.mean(list(dice.values()))),
     }
@@ -117,5 +122,9 @@ def worst_structure(phantom: PhantomPair, transform: Transform) -> tuple[Prompts
 def _tell(facts: dict) -> None:
     before, after = facts["before_prompt"], facts["after_prompt"]
     print(f"prompt: {facts['prompt']}")
-    print(f"landmark error {before['landmark_error_mm']:.2f} -> {after['landmark_error_mm']:.2f} mm, ", end="")
-    print(f"mean Dice {before['mean_dice']:.3f} -> {after['mean_dice']:.3f}")
+    for key, text in (
+        ("prompted_dice", "its Dice"),
+        ("mean_dice", "mean Dice of all"),
+        ("landmark_error_mm", "landmark error (mm)"),
+    ):
+        print(f"  {text:<20} {before[key]:.3f} -> {after[key]:.3f}")

@@ -71,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (without the program's name) and return its exit code."""
+    # torch and numba keep a pool of OpenMP threads each; waiting awake, they take the processors from one another.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress = CommandProgress()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)

@@ -37,17 +37,18 @@ BYTES_PER_VOXEL = 48
 SPARE_BYTES = 8 << 20
 
 
-def check_outdir(path: str | Path, pair: Pair | None = None) -> None:
+def check_outdir(path: str | Path, pair: Pair | None = None, overwrite: bool = False) -> None:
     """Refuse, before any work, a folder that a result cannot be written to.
 
-    Raises InputError (one line) for an existing file, a missing or unwritable parent, a folder with other contents than an
-    earlier result, and a disk without room for the result of ``pair``.
+    overwrite: an earlier result there may be replaced. Raises InputError (one line) for an existing file, an unwritable
+    parent, a folder with an earlier result (unless ``overwrite``) or with anything else, and a disk without room for the
+    result of ``pair``.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"output folder {path}: a file of that name exists; choose another name")
     if path.is_dir():
-        _check_contents(path)
+        _check_contents(path, overwrite)
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -63,14 +64,16 @@ def check_outdir(path: str | Path, pair: Pair | None = None) -> None:
         )
 
 
-def write_result(result: Result, outdir: str | Path, context: Context | None = None) -> None:
+def write_result(
+    result: Result, outdir: str | Path, context: Context | None = None, *, overwrite: bool = False
+) -> None:
     """Write ``FILES`` into a folder beside ``outdir`` and rename it when it is complete.
 
-    An earlier result of the same name is replaced only then. context: that of the quality checks, built when absent.
+    overwrite: replace an earlier result, but only when the new one is complete. context: that of the quality checks, built when absent.
     Raises InputError when the folder cannot be written; nothing is left behind.
     """
     outdir = Path(outdir)
-    check_outdir(outdir, result.pair)
+    check_outdir(outdir, result.pair, overwrite)
     try:
         outdir.absolute().parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{outdir.name}-", dir=outdir.absolute().parent))
@@ -131,7 +134,7 @@ def _write_files(result: Result, folder: Path, context: Context) -> None:
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _check_contents(path: Path) -> None:
+def _check_contents(path: Path, overwrite: bool) -> None:
     try:
         inside = [entry.name for entry in path.iterdir()]
     except OSError as error:
@@ -140,6 +143,8 @@ def _check_contents(path: Path) -> None:
         raise InputError(
             f"output folder {path}: it holds {len(inside)} other files and no result.json; choose a new or empty folder"
         )
+    if inside and not overwrite:
+        raise InputError(f"output folder {path}: it holds an earlier result; choose another name or pass --overwrite")
     strange = sorted(set(inside) - set(FILES))
     if strange:
         raise InputError(

@@ -6,8 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 
-@njit(parallel=True, fastmath=True, cache=True)
-def block_scores(fixed, warped, centers, shifts, radius, noise, out):
+def _block_scores(fixed, warped, centers, shifts, radius, noise, out):
     """out[n, s] = squared correlation of the fixed block at centers[n] with the warped block at centers[n] + shifts[s].
 
     fixed, warped: (Z, Y, X) float32, padded so that no block leaves them. centers (N, 3), shifts (S, 3), radius (3,):
@@ -43,6 +42,39 @@ def block_scores(fixed, warped, centers, shifts, radius, noise, out):
             spread = squares / count - total * total
             covariance = product / count
             out[n, s] = covariance * covariance / ((variance + noise) * (max(spread, np.float32(0)) + noise))
+
+
+block_scores = njit(parallel=True, fastmath=True, cache=True)(_block_scores)
+block_scores_serial = njit(fastmath=True, cache=True)(_block_scores)
+"""For many small calls in a row, where waking threads costs more than the work."""
+
+
+@njit(fastmath=True, cache=True)
+def look_up_affine(values, matrix, out):
+    """out(i) = values(matrix @ i), linear, 0 outside; arrays (Z, Y, X) float32, matrix (3, 4) for x, y, z."""
+    depth, height, width = values.shape
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                a = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3]
+                b = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]
+                c = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+                total = np.float32(0)
+                if -0.5 <= a < width - 0.5 and -0.5 <= b < height - 0.5 and -0.5 <= c < depth - 0.5:
+                    a, b, c = (
+                        min(max(a, 0.0), width - 1.0),
+                        min(max(b, 0.0), height - 1.0),
+                        min(max(c, 0.0), depth - 1.0),
+                    )
+                    i, j, k = int(a), int(b), int(c)
+                    i1, j1, k1 = min(i + 1, width - 1), min(j + 1, height - 1), min(k + 1, depth - 1)
+                    u, v, w = a - i, b - j, c - k
+                    low = (1 - v) * ((1 - u) * values[k, j, i] + u * values[k, j, i1])
+                    low += v * ((1 - u) * values[k, j1, i] + u * values[k, j1, i1])
+                    high = (1 - v) * ((1 - u) * values[k1, j, i] + u * values[k1, j, i1])
+                    high += v * ((1 - u) * values[k1, j1, i] + u * values[k1, j1, i1])
+                    total = np.float32((1 - w) * low + w * high)
+                out[z, y, x] = total
 
 
 @njit(parallel=True, fastmath=True, cache=True)

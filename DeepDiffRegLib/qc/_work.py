@@ -51,7 +51,7 @@ class WorkGrid:
         geometry = grid.cropped([s.start for s in box[::-1]], [s.stop - s.start for s in box[::-1]])
         fixed = _pooled(pair.fixed, grid)[box]
         after = _pooled(warped, grid)[box]
-        coarse_u = _pooled_tensor(displacement, grid)[(slice(None), slice(None), *box)]
+        coarse_u = pooled(displacement, grid)[(slice(None), slice(None), *box)]
         mask = foreground(fixed)
         matrix = affine_part(geometry, coarse_u, mask)
         moving, moving_grid = _coarse_moving(pair.moving, geometry)
@@ -62,19 +62,6 @@ class WorkGrid:
         reached = _reached(coarse_u, geometry, pair.moving.geometry)
         first, after = _scaled(fixed, _window(fixed)), _scaled(after, window)
         return cls(geometry, first, after, before, moving, moving_grid, mask, after_foreground, reached, matrix)
-
-    def affine_picture(self, flip_axes: tuple[int, ...] = ()) -> np.ndarray:
-        """The moving scan through the affine part, first mirrored in its own file along ``flip_axes`` (array order)."""
-        d = self.geometry.ndim
-        picture = np.ascontiguousarray(np.flip(self.moving, flip_axes)) if flip_axes else self.moving
-        matrix = self.matrix
-        if flip_axes:
-            mask = foreground(self.moving)
-            here, there = (_middle_mm(m, self.moving_geometry) for m in (mask, np.flip(mask, flip_axes)))
-            move = np.eye(d + 1)
-            move[:-1, -1] = there - here
-            matrix = move @ matrix
-        return through(picture, self.moving_geometry, self.geometry, matrix)
 
     @property
     def step_mm(self) -> float:
@@ -170,10 +157,10 @@ def _box_extent(mask: np.ndarray, grid: Geometry) -> np.ndarray:
 
 
 def _pooled(image: Image, grid: Geometry) -> np.ndarray:
-    return _pooled_tensor(image.tensor.detach().cpu().float(), grid)[0, 0].numpy()
+    return pooled(image.tensor.detach().cpu().float(), grid)[0, 0].numpy()
 
 
-def _pooled_tensor(tensor: torch.Tensor, grid: Geometry) -> torch.Tensor:
+def pooled(tensor: torch.Tensor, grid: Geometry) -> torch.Tensor:
     """Means over the cells of a coarser grid with the same outer faces."""
     if tuple(tensor.shape[2:]) == grid.shape:
         return tensor.cpu()
@@ -195,7 +182,8 @@ def through(values: np.ndarray, moving: Geometry, grid: Geometry, world: np.ndar
     return sample(values, index, padding="zeros")[0, 0].numpy()
 
 
-def _middle_mm(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+def middle_mm(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Middle of a mask in mm LPS; the grid's own middle when the mask is empty."""
     where = np.argwhere(mask)
     return geometry.to_world(where.mean(0)[::-1]) if len(where) else geometry.center_mm
 

@@ -86,8 +86,8 @@ def match_blocks(work: WorkGrid, warped: np.ndarray, shifts: np.ndarray | None =
     """Compare ``warped`` (on the work grid) with the fixed scan block by block; ``Alignment``."""
     d = work.fixed.ndim
     shifts = search_shifts(d) if shifts is None else shifts
-    centers = block_centers(work, most)
-    return Alignment(centers, shifts, _scores(work.fixed, warped, centers, shifts), work.step_mm)
+    centers = block_centers(work.fixed, work.fixed_foreground, most)
+    return Alignment(centers, shifts, block_correlations(work.fixed, warped, centers, shifts), work.step_mm)
 
 
 def search_shifts(d: int, steps: tuple[int, ...] = STEPS) -> np.ndarray:
@@ -101,38 +101,15 @@ def search_shifts(d: int, steps: tuple[int, ...] = STEPS) -> np.ndarray:
     return np.array(list(dict.fromkeys(rows)))
 
 
-def block_centers(work: WorkGrid, most: int = MAXIMUM_BLOCKS) -> np.ndarray:
+def block_centers(fixed: np.ndarray, foreground: np.ndarray, most: int = MAXIMUM_BLOCKS) -> np.ndarray:
     """(N, d) cells around which the fixed anatomy has structure, evenly thinned to at most ``most``."""
-    mean, square = _box(work.fixed), _box(work.fixed * work.fixed)
-    near = _box(work.fixed_foreground.astype(np.float32)) > 0.15
-    textured = (square - mean * mean > STRUCTURE**2) & near
-    centers = np.argwhere(textured)
+    mean, square = _box(fixed), _box(fixed * fixed)
+    near = _box(foreground.astype(np.float32)) > 0.15
+    centers = np.argwhere((square - mean * mean > STRUCTURE**2) & near)
     if len(centers) <= most:
         return centers
     keep = np.random.default_rng(0).choice(len(centers), most, replace=False)
     return centers[np.sort(keep)]
-
-
-def best_nearby(work: WorkGrid, picture: np.ndarray, most: int = 300) -> float:
-    """Agreement of ``picture`` with the fixed scan at the best common shift of up to four cells per axis."""
-    shifts = np.array(list(itertools.product((0, -4, -2, 2, 4), repeat=picture.ndim)))
-    centers = block_centers(work, most)
-    return float(_scores(work.fixed, picture, centers, shifts).mean(0).max()) if len(centers) else 0.0
-
-
-def flip_agreement(work: WorkGrid) -> tuple[float, float, str]:
-    """Agreement as it is, the best agreement over all mirrorings and half turns of the moving file, and its axes.
-
-    Only the affine part of the transform is used: a deformation could make a mirrored organ fit.
-    """
-    d = work.fixed.ndim
-    names = [("left-right", "front-back", "head-foot")[i] for i in np.abs(work.moving_geometry.rotation).argmax(0)]
-    own = best_nearby(work, work.affine_picture())
-    tried = {axes: 0.0 for k in range(1, d + 1) for axes in itertools.combinations(range(d), k)}
-    for axes in tried:
-        tried[axes] = best_nearby(work, work.affine_picture(axes))
-    best = max(tried, key=tried.get)
-    return own, tried[best], " and ".join(names[::-1][axis] for axis in best)
 
 
 def match_edges(work: WorkGrid, warped: np.ndarray, most: int = 1200) -> Alignment:
@@ -143,14 +120,14 @@ def match_edges(work: WorkGrid, warped: np.ndarray, most: int = 1200) -> Alignme
     from ._blocks_fused import edge_scores
 
     d = work.fixed.ndim
-    centers, shifts = block_centers(work, most), search_shifts(d)
+    centers, shifts = block_centers(work.fixed, work.fixed_foreground, most), search_shifts(d)
     out = np.zeros((len(centers), len(shifts)), np.float32)
     if len(centers):
         reach = RADIUS[d] + int(np.abs(shifts).max())
         pad = [(0, 0)] + [(reach, reach)] * d
         channels = [np.pad(_edge_directions(v), pad) for v in (work.fixed, warped)]
         channels = [np.ascontiguousarray(v.reshape(len(v), *(1,) * (3 - d), *v.shape[1:])) for v in channels]
-        edge_scores(*channels, *_lifted(centers + reach, shifts), out)
+        edge_scores(*channels, *lifted(centers + reach, shifts), out)
     return Alignment(centers, shifts, out, work.step_mm, "edge directions")
 
 
@@ -159,7 +136,8 @@ def best_alignment(work: WorkGrid) -> Alignment:
     return max(match_blocks(work, work.warped), match_edges(work, work.warped), key=lambda a: a.clarity)
 
 
-def _scores(fixed: np.ndarray, warped: np.ndarray, centers: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def block_correlations(fixed: np.ndarray, warped: np.ndarray, centers: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """(N, S) squared correlations of the fixed blocks with the warped blocks ``shifts`` away; arrays on one grid."""
     from ._blocks_fused import block_scores
 
     out = np.zeros((len(centers), len(shifts)), np.float32)
@@ -169,12 +147,12 @@ def _scores(fixed: np.ndarray, warped: np.ndarray, centers: np.ndarray, shifts: 
     reach = RADIUS[d] + int(np.abs(shifts).max())
     fixed, warped = (np.pad(v.astype(np.float32), reach, mode="edge") for v in (fixed, warped))
     fixed, warped = (np.ascontiguousarray(v.reshape((1,) * (3 - d) + v.shape)) for v in (fixed, warped))
-    centers, shifts, radius = _lifted(centers + reach, shifts)
+    centers, shifts, radius = lifted(centers + reach, shifts)
     block_scores(fixed, warped, centers, shifts, radius, np.float32(NOISE), out)
     return out
 
 
-def _lifted(centers: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def lifted(centers: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centers, shifts and block radii for the 3-D kernels; a 2-D grid becomes one slice."""
     d = centers.shape[1]
     flat = [np.concatenate([np.zeros((len(v), 3 - d), np.int64), v], 1).astype(np.int64) for v in (centers, shifts)]

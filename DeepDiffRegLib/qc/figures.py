@@ -71,6 +71,7 @@ def draw(context: Context, center_mm=None) -> Figures:
         center_mm = center_of(context.pair.fixed, work.fixed_foreground, work.geometry)
     planes = standard_planes(work.geometry, center_mm)
     gray = _Gray(context)
+    near = [_near_anatomy(context, plane) for plane in planes]
     fixed = [gray.fixed(plane) for plane in planes]
     before, after = [gray.before(p) for p in planes], [gray.after(p) for p in planes]
     limit = _volume_limit(context)
@@ -84,9 +85,9 @@ def draw(context: Context, center_mm=None) -> Figures:
         tuple(_picture(p, checkerboard(f, b)) for p, f, b, _ in rows),
         tuple(_picture(p, checkerboard(f, a)) for p, f, _, a in rows),
         tuple(_picture(p, 0.75 * f, deformation_grid(context, p)) for p, f, _, _ in rows),
-        tuple(_picture(p, volume_change(f, _determinant(context, p), limit)) for p, f, _, _ in rows),
+        tuple(_picture(p, volume_change(f, _determinant(context, p), limit, n)) for (p, f, _, _), n in zip(rows, near)),
         _volume_legend(limit),
-        tuple(_picture(p, ramped(f, (m - low) / (high - low))) for (p, f, _, _), m in zip(rows, lengths)),
+        tuple(_picture(p, ramped(f, (m - low) / (high - low), n)) for (p, f, _, _), m, n in zip(rows, lengths, near)),
         _length_legend(low, high),
     )
 
@@ -103,18 +104,24 @@ def checkerboard(fixed: np.ndarray, moving: np.ndarray, tiles: int = TILES) -> n
     return np.where((rows[:, None] + columns[None]) % 2 == 0, fixed, moving)
 
 
-def volume_change(gray: np.ndarray, determinant: np.ndarray, limit: float) -> np.ndarray:
-    """Fixed scan with the determinant in diverging colors: 1 transparent, smaller blue, larger red, folded magenta."""
+def volume_change(
+    gray: np.ndarray, determinant: np.ndarray, limit: float, near: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """Fixed scan with the determinant in diverging colors: 1 transparent, smaller blue, larger red, folded magenta.
+
+    near: (H, W) in 0..1, 1 at the anatomy; colors fade in the air around it, folded voxels do not.
+    """
     strength = np.log(np.clip(determinant, 1e-6, None)) / np.log(limit)
-    alpha = 0.85 * np.clip(np.abs(strength), 0, 1)[..., None] ** 0.8
+    alpha = (0.85 * np.clip(np.abs(strength), 0, 1) ** 0.8 * near)[..., None]
     color = np.where((strength < 0)[..., None], SHRINK_COLOR, GROW_COLOR)
     picture = (1 - alpha) * gray[..., None] + alpha * color
     return np.where((determinant <= 0)[..., None], FOLD_COLOR, picture)
 
 
-def ramped(gray: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Fixed scan under a sequential color scale; share 0..1."""
-    return 0.4 * gray[..., None] + 0.6 * ramp(share)
+def ramped(gray: np.ndarray, share: np.ndarray, near: np.ndarray | float = 1.0) -> np.ndarray:
+    """Fixed scan under a sequential color scale; share 0..1; near: as in ``volume_change``."""
+    alpha = np.broadcast_to(0.62 * np.asarray(near), gray.shape)[..., None]
+    return (1 - alpha) * gray[..., None] + alpha * ramp(share)
 
 
 def ramp(share: np.ndarray) -> np.ndarray:
@@ -208,6 +215,18 @@ def _field_at(context: Context, points_mm: np.ndarray) -> np.ndarray:
     index = torch.from_numpy(np.ascontiguousarray(np.moveaxis(grid.to_index(points_mm), -1, 0), dtype=np.float32))[None]
     index = index[:, :, None] if grid.ndim == 3 else index
     return sample(context.displacement, index, padding="border")[0].numpy().reshape(grid.ndim, *points_mm.shape[:2])
+
+
+def _near_anatomy(context: Context, plane: Plane) -> np.ndarray:
+    """1 in the anatomy, fading to 0.25 within a few cells around it."""
+    import torch
+
+    from ..geometry.smoothing import gaussian
+
+    work = context.work
+    mask = torch.from_numpy(work.fixed_foreground.astype(np.float32))[None, None]
+    soft = plane.look_up(gaussian(mask, 1.5), work.geometry, "border")
+    return 0.25 + 0.75 * np.clip(2.5 * soft, 0, 1)
 
 
 def _determinant(context: Context, plane: Plane) -> np.ndarray:

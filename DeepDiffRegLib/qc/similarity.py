@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .alignment import Alignment, best_alignment, flip_agreement, match_blocks, match_edges
+from ._orientation import compare_flips
+from .alignment import Alignment, best_alignment, match_blocks, match_edges
 from .base import Context, Finding, graded
 
 FLIP_MARGIN = 0.06
@@ -99,10 +100,10 @@ def _unmatched(alignment: Alignment, work) -> Finding:
 
 def _orientation(context: Context) -> Finding:
     """Would the moving file fit better mirrored or turned by 180 degrees?"""
-    own, flipped, axes = flip_agreement(context.work)
-    margin = flipped - own
-    verdict = "bad" if margin > FLIP_MARGIN and flipped > 0.3 else "good"
-    looks = f"The moving scan fits better when its file is mirrored ({axes}): its orientation is probably wrong."
+    tried = compare_flips(context.work)
+    margin = tried.flipped - tried.own
+    verdict = "bad" if margin > FLIP_MARGIN and tried.flipped > 0.3 else "good"
+    looks = f"The moving scan fits better when its file is mirrored ({tried.axes}): its orientation is probably wrong."
     return Finding(
         "orientation",
         "Gain from mirroring or turning the scan",
@@ -111,7 +112,7 @@ def _orientation(context: Context) -> Finding:
         f"at most {FLIP_MARGIN}",
         verdict,
         looks if verdict == "bad" else "No mirrored or upside-down version of the moving scan fits clearly better.",
-        details={"own": round(own, 4), "best_flip": round(flipped, 4), "axes": axes},
+        details={"own": round(tried.own, 4), "best_flip": round(tried.flipped, 4), "axes": tried.axes},
     )
 
 

@@ -150,16 +150,20 @@ def test_prompts_on_other_grids_are_accepted(files, phantom, tmp_path, capsys):
     assert found["folds"] == 0
 
 
-def test_an_earlier_result_is_kept_unless_overwrite(files, tmp_path, capsys):
+def test_an_earlier_result_is_kept_unless_overwrite(files, tmp_path, capfd):
     out = tmp_path / "out"
     command = ["register", files["fixed"], files["moving"], "-o", str(out), "--quiet", "--transform", "rigid", *SHORT]
     assert main(command) == 0
     stamp = (out / "result.json").stat().st_mtime_ns
     assert main(command) == 2
+    assert "--overwrite" in capfd.readouterr().err
     assert (out / "result.json").stat().st_mtime_ns == stamp
     assert main([*command, "--overwrite"]) == 0
     assert (out / "result.json").stat().st_mtime_ns != stamp
     assert {p.name for p in out.iterdir()} == FILES
+    (out / "notes.txt").write_text("mine")
+    assert main([*command, "--overwrite"]) == 2
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_initial_transform_is_used(files, phantom, tmp_path, capsys):
@@ -290,10 +294,12 @@ def test_keyboard_interrupt_ends_with_3(files, tmp_path, monkeypatch, capfd):
 def test_demo_writes_the_report_and_the_scans(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SIZE", (40, 36, 32))
     out = tmp_path / "demo"
-    assert main(["demo", "-o", str(out), "--preset", "fast", "--json"]) == 0
+    scans = tmp_path / "scans"
+    assert main(["demo", "-o", str(out), "--scans", str(scans), "--preset", "fast", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert {p.name for p in out.iterdir()} >= FILES
-    assert (out / "scans" / "fixed.nii.gz").is_file()
+    assert {p.name for p in out.iterdir()} == FILES
+    assert (scans / "fixed.nii.gz").is_file() and (scans / "moving_landmarks.mrk.json").is_file()
     before, after = values["before_prompt"], values["after_prompt"]
+    assert after["prompted_dice"] > before["prompted_dice"]
     assert after["mean_dice"] > before["mean_dice"] - 0.01
     assert after["landmark_error_mm"] < before["landmark_error_mm"] + 0.5
