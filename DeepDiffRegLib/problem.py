@@ -21,6 +21,10 @@ from .prompts.masks import MaskPrompt
 from .regularization import REGULARIZERS
 from .similarity import SIMILARITIES
 
+REFINE = 2.6
+CONTINUED_MM = 10.0
+"""A scan cut through anatomy is continued this far by its border values, then unknown (weight 0). Weight 0 right at the border
+would let the field drop whatever does not fit by pushing it out of view."""
 COARSE_FACTOR = 2.0
 """Levels at this down-sampling and above use the wide form of label terms."""
 
@@ -88,6 +92,8 @@ class Problem:
         measure = SIMILARITIES.build(similarity.name, **similarity.options)
         fixed = resample(self.fixed, self.pair.fixed.geometry, fixed_geometry)
         moving = resample(self.moving, self.pair.moving.geometry, moving_geometry)
+        if self.moving_is_cut:
+            moving, moving_geometry = continued(moving, moving_geometry, CONTINUED_MM)
         scans = ImageTerm(
             SCANS,
             measure.features(fixed, fixed_geometry.spacing_mm),
@@ -104,15 +110,26 @@ class Problem:
         regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
         return Level(fixed_geometry, terms, iterations, world, regularizers)
 
+    @property
+    def working_spacing_mm(self) -> float:
+        """Voxel size at factor 1: between the two scans' finest when the moving scan is finer, else the fixed one's.
+
+        On voxels of a coarse fixed scan, detail that only the moving scan resolves would be lost.
+        """
+        fixed, moving = (min(image.geometry.spacing_mm) for image in (self.pair.fixed, self.pair.moving))
+        return float(np.sqrt(fixed * min(fixed, moving)))
+
     def level_geometries(self, box: Geometry, factor: float, minimum_size: int) -> tuple[Geometry, Geometry]:
-        """Both scans' grids of a level: the same spacing in mm, as far as each scan's own voxels allow."""
-        moving = self.pair.moving.geometry
-        spacing = factor * min(box.spacing_mm)
-        relative = max(1.0, spacing / min(moving.spacing_mm))
-        return level_geometry(box, factor, minimum_size), level_geometry(moving, relative, minimum_size)
+        """Both scans' grids of a level: about the same spacing in mm on all axes.
+
+        Thick fixed slices are refined (``REFINE`` at most); the moving scan is never, so it is sampled from its own voxels.
+        """
+        spacing = factor * self.working_spacing_mm
+        fixed = level_geometry(box, spacing, minimum_size, REFINE)
+        return fixed, level_geometry(self.pair.moving.geometry, spacing, minimum_size)
 
     def _moving_weight(self, geometry: Geometry) -> torch.Tensor | None:
-        """Mask of the moving side; where its field of view cuts anatomy, at least the field of view itself."""
+        """Mask of the moving side; where its field of view cuts anatomy, the field of view with its continuation."""
         weight = self.masks.moving_weight(geometry)
         if weight is None and self.moving_is_cut:
             weight = self.moving.new_ones((1, 1, *geometry.shape))
@@ -121,3 +138,11 @@ class Problem:
     def _on_device(self, term: ImageTerm) -> ImageTerm:
         tensors = {name: getattr(term, name) for name in ("fixed", "moving", "fixed_weight", "moving_weight")}
         return replace(term, **{name: t if t is None else t.to(self.device) for name, t in tensors.items()})
+
+
+def continued(scan: torch.Tensor, geometry: Geometry, margin_mm: float) -> tuple[torch.Tensor, Geometry]:
+    """The scan (1, C, *shape) grown by ``margin_mm`` on all sides with its border values, and the grown grid."""
+    margin = [int(np.ceil(margin_mm / h)) for h in geometry.spacing_mm]
+    size = tuple(n + 2 * m for n, m in zip(geometry.size, margin))
+    grown = torch.nn.functional.pad(scan, [m for m in margin for _ in (0, 1)], mode="replicate")
+    return grown, geometry.cropped([-m for m in margin], size)

@@ -56,7 +56,7 @@ def _known(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _trial_factor(problem: Problem) -> float:
-    return max(1.0, TRIAL_MM / min(problem.pair.fixed.geometry.spacing_mm))
+    return max(1.0, TRIAL_MM / problem.working_spacing_mm)
 
 
 def _loss(problem: Problem, config: Config, candidate: AffineTransform) -> float:

@@ -14,6 +14,7 @@ from ..transforms.affine import AffineTransform
 LARGEST_TURN_DEGREES = 60.0
 """Principal axes that ask for more are not believed: headers say where the patient's head is."""
 SAME_TURN_DEGREES = 5.0
+COARSE_MM = 4.0
 
 
 def guesses(
@@ -41,7 +42,7 @@ def guesses(
 
 def moments(scan: torch.Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Center of mass (d,) in mm and principal axes (d, d), columns by falling variance, of a normalized scan."""
-    coarse = level_geometry(geometry, max(1.0, 4.0 / min(geometry.spacing_mm)), 8)
+    coarse = level_geometry(geometry, COARSE_MM, 8)
     mass = resample(scan, geometry, coarse)[0, 0].double().cpu().numpy()
     points = coarse.to_world(np.stack(np.indices(coarse.shape)[::-1], -1).reshape(-1, geometry.ndim))
     weight = mass.ravel() / max(mass.sum(), 1e-12)

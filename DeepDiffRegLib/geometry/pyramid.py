@@ -13,14 +13,16 @@ BLUR_PER_FACTOR = 0.5
 """Standard deviation of the anti-aliasing Gaussian, in source voxels per unit of down-sampling beyond 1."""
 
 
-def level_factors(geometry: Geometry, spacing_mm: float) -> np.ndarray:
-    """Per-axis down-sampling (x, y[, z]) that brings ``geometry`` to about ``spacing_mm``; axes coarser than that keep 1."""
-    return np.maximum(spacing_mm / np.array(geometry.spacing_mm), 1.0)
+def level_geometry(geometry: Geometry, spacing_mm: float, minimum_size: int = 16, refine: float = 1.0) -> Geometry:
+    """The grid over the same outer faces with voxels of about ``spacing_mm`` on every axis.
 
-
-def level_geometry(geometry: Geometry, factor: float, minimum_size: int = 16) -> Geometry:
-    """The grid of the level ``factor``: spacing of about factor x the finest axis, at least ``minimum_size`` voxels."""
-    return geometry.coarsened(level_factors(geometry, factor * min(geometry.spacing_mm)), minimum_size)
+    No axis gets fewer than ``minimum_size`` voxels (or its own number, if that is smaller), nor voxels more than ``refine``
+    times finer than its own: thick slices can be brought closer to isotropic, within reason.
+    """
+    own = np.array(geometry.spacing_mm)
+    size = np.round(geometry.extent_mm / np.maximum(spacing_mm, own / refine)).astype(int)
+    size = np.maximum(size, np.minimum(minimum_size, geometry.size))
+    return geometry.resized(tuple(int(n) for n in size))
 
 
 def resample(

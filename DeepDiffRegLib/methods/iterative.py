@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..config import Config, Schedule
 from ..data.pair import Prompts
 from ..descent import Descent
 from ..geometry.grid import Geometry
-from ..geometry.pyramid import level_geometry
 from ..problem import Problem
 from ..progress import Progress
 from ..prompts.labels import LabelPrompt
@@ -67,7 +65,7 @@ class Iterative:
         model = TRANSFORMS.build(config.transform.name, **config.transform.options)
         model.pinned = pinned
         landmarks = landmark_prompt(prompts, start.world, config)
-        begin(model, start, box, schedule, landmarks, problem.device)
+        begin(model, start, problem, box, schedule, landmarks)
         labels = label_prompt(prompts, config)
         used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0]
         matrix = start.world.homogeneous
@@ -79,7 +77,7 @@ class Iterative:
         ]
         outcome = Descent(
             model, levels, progress, STAGE, landmarks, config.prompts.landmark_weight, schedule.tolerance, problem.device,
-            [n / np.prod([f] * box.ndim) for f, n in used], span,
+            [n / f**box.ndim for f, n in used], span,
         ).run()  # fmt: skip
         return Solution(start.world, outcome.transform, outcome.status, outcome.message, tuple(outcome.history))
 
@@ -91,17 +89,18 @@ class Iterative:
 
 
 def begin(
-    model: Model, start: Solution, box: Geometry, schedule: Schedule, landmarks: LandmarkPrompt | None, device: torch.device
+    model: Model, start: Solution, problem: Problem, box: Geometry, schedule: Schedule, landmarks: LandmarkPrompt | None
 ) -> None:
     """Give the model its first map: the start's inner map, then the landmarks' warm start where it can be stored."""
     first = next((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), 1)
     finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=first)
     if start.inner is not None:
-        model.resume(start.inner, level_geometry(box, finest, schedule.minimum_size), device)
+        geometry, _ = problem.level_geometries(box, finest, schedule.minimum_size)
+        model.resume(start.inner, geometry, problem.device)
     if landmarks is None or not model.stores_displacement:
         return
-    geometry = level_geometry(box, finest if start.inner is not None else first, schedule.minimum_size)
-    model.enter(geometry, device)
+    geometry, _ = problem.level_geometries(box, finest if start.inner is not None else first, schedule.minimum_size)
+    model.enter(geometry, problem.device)
     spacing = model.displacement().new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
     moved = landmarks.warm_start(model.displacement() * spacing, geometry)
     model.set_displacement(moved.div_(spacing))

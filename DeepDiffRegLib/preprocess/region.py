@@ -29,7 +29,7 @@ class Region:
 
 def foreground_box_mm(scan: torch.Tensor, geometry: Geometry) -> np.ndarray:
     """World positions (2^d, d) of the corners of the box around the anatomy in a normalized scan."""
-    coarse = level_geometry(geometry, max(1.0, COARSE_MM / min(geometry.spacing_mm)), 8)
+    coarse = level_geometry(geometry, COARSE_MM, 8)
     found = (resample(scan, geometry, coarse)[0, 0] > FOREGROUND).nonzero().cpu().numpy()[:, ::-1]
     low, high = (found.min(0) - 0.5, found.max(0) + 0.5) if len(found) else (-0.5, np.array(coarse.size) - 0.5)
     low, high = np.broadcast_to(low, (geometry.ndim,)), np.broadcast_to(high, (geometry.ndim,))

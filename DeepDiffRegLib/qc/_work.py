@@ -58,7 +58,7 @@ class WorkGrid:
         window = _window(moving)
         after_foreground = foreground_level(moving).mask(after)
         moving = _scaled(moving, window)
-        before = through(moving, moving_grid, geometry, np.eye(grid.ndim + 1))
+        before = _scaled(through(moving, moving_grid, geometry, np.eye(grid.ndim + 1)), (0.0, 1.0))
         reached = _reached(coarse_u, geometry, pair.moving.geometry)
         first, after = _scaled(fixed, _window(fixed)), _scaled(after, window)
         return cls(geometry, first, after, before, moving, moving_grid, mask, after_foreground, reached, matrix)
@@ -189,7 +189,9 @@ def middle_mm(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    return np.clip((values - window[0]) / (window[1] - window[0]), 0, 1).astype(np.float32)
+    scaled = np.clip((values - window[0]) / (window[1] - window[0]), 0, 1).astype(np.float32)
+    scaled[scaled < 1e-6] = 0  # squares of smaller values would be denormal, which is slow
+    return scaled
 
 
 def _window(values: np.ndarray) -> tuple[float, float]:

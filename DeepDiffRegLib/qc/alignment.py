@@ -86,7 +86,7 @@ def match_blocks(work: WorkGrid, warped: np.ndarray, shifts: np.ndarray | None =
     """Compare ``warped`` (on the work grid) with the fixed scan block by block; ``Alignment``."""
     d = work.fixed.ndim
     shifts = search_shifts(d) if shifts is None else shifts
-    centers = block_centers(work.fixed, work.fixed_foreground, most)
+    centers = block_centers(work.fixed, work.fixed_foreground, most, work.reached)
     return Alignment(centers, shifts, block_correlations(work.fixed, warped, centers, shifts), work.step_mm)
 
 
@@ -101,10 +101,17 @@ def search_shifts(d: int, steps: tuple[int, ...] = STEPS) -> np.ndarray:
     return np.array(list(dict.fromkeys(rows)))
 
 
-def block_centers(fixed: np.ndarray, foreground: np.ndarray, most: int = MAXIMUM_BLOCKS) -> np.ndarray:
-    """(N, d) cells around which the fixed anatomy has structure, evenly thinned to at most ``most``."""
+def block_centers(
+    fixed: np.ndarray, foreground: np.ndarray, most: int = MAXIMUM_BLOCKS, reached: np.ndarray | None = None
+) -> np.ndarray:
+    """(N, d) cells around which the fixed anatomy has structure, evenly thinned to at most ``most``.
+
+    reached: blocks that lie partly outside the moving scan (0 there) are left out; the coverage check tells of those.
+    """
     mean, square = _box(fixed), _box(fixed * fixed)
     near = _box(foreground.astype(np.float32)) > 0.15
+    if reached is not None:
+        near &= _box(reached) > 0.95
     centers = np.argwhere((square - mean * mean > STRUCTURE**2) & near)
     if len(centers) <= most:
         return centers
@@ -120,7 +127,7 @@ def match_edges(work: WorkGrid, warped: np.ndarray, most: int = 1200) -> Alignme
     from ._blocks_fused import edge_scores
 
     d = work.fixed.ndim
-    centers, shifts = block_centers(work.fixed, work.fixed_foreground, most), search_shifts(d)
+    centers, shifts = block_centers(work.fixed, work.fixed_foreground, most, work.reached), search_shifts(d)
     out = np.zeros((len(centers), len(shifts)), np.float32)
     if len(centers):
         reach = RADIUS[d] + int(np.abs(shifts).max())

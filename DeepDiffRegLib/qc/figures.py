@@ -153,13 +153,13 @@ def deformation_grid(context: Context, plane: Plane, lines: int = GRID_LINES) ->
 
 
 def png(picture: np.ndarray) -> bytes:
-    """(H, W) or (H, W, 3) in [0, 1] as PNG; colors are reduced to a palette of 128 to keep the file small."""
+    """(H, W) or (H, W, 3) in [0, 1] as PNG; colors are reduced to a palette of 256 to keep the file small."""
     from PIL import Image as Pillow
 
     values = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
     image = Pillow.fromarray(values)
     if values.ndim == 3:
-        image = image.quantize(128, method=Pillow.Quantize.FASTOCTREE, dither=Pillow.Dither.NONE)
+        image = image.quantize(256, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=6)
     return stream.getvalue()

@@ -149,7 +149,7 @@ class LinearModel(Model):
 
     def resume(self, transform: Transform, geometry: Geometry, device: torch.device | str) -> None:
         if not isinstance(transform, AffineTransform):
-            return super().resume(transform, geometry, device)
+            super().resume(transform, geometry, device)
         self._map = transform
 
 

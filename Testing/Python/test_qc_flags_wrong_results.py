@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from DeepDiffRegLib.config import load_preset
 from DeepDiffRegLib.data.image import Image
 from DeepDiffRegLib.data.pair import Pair
 from DeepDiffRegLib.data.phantoms import PhantomPair, make_other_organ, make_pair
 from DeepDiffRegLib.geometry.grid import Geometry
+from DeepDiffRegLib.pipeline import register
 from DeepDiffRegLib.qc.base import Context
 from DeepDiffRegLib.qc.verdict import assess, run_checks
 from DeepDiffRegLib.transforms.displacement import DisplacementTransform
@@ -41,6 +43,11 @@ def judge(pair: Pair, mapping: MAP):
     transform = DisplacementTransform(torch.from_numpy(u.astype(np.float32)), grid)
     warped = warp_image(pair.moving, transform, grid)
     return assess(run_checks(Context.build(pair, transform, transform.inverse(), warped)))
+
+
+def judge_registered(pair: Pair):
+    """The overall verdict on what the library's own solver makes of a pair."""
+    return assess(register(pair, load_preset("default")).findings)
 
 
 def smooth_error(grid: Geometry, mm: float, seed: int) -> MAP:
@@ -235,4 +242,18 @@ def test_failure_is_flagged(name):
 @pytest.mark.parametrize("name", GOOD)
 def test_good_result_is_not_flagged(name):
     assessment = judge(*good_case(**GOOD[name]))
+    assert assessment.verdict == "good", assessment.warnings
+
+
+@pytest.mark.parametrize("name", ["mirrored, 2-D", "another organ, 2-D", "upside down"])
+def test_a_solver_that_bends_the_wrong_scan_into_place_is_flagged(name):
+    """The pictures look alike afterwards; orientation and the violence of the deformation give it away."""
+    pair, _ = FAILURES[name]()
+    assert judge_registered(pair).verdict != "good"
+
+
+@pytest.mark.parametrize("name", ["2-D torso", "2-D head, deformed", "torso"])
+def test_a_solver_that_succeeds_is_not_flagged(name):
+    options = {key: value for key, value in GOOD[name].items() if key != "error"}
+    assessment = judge_registered(phantom(**options).pair)
     assert assessment.verdict == "good", assessment.warnings
