@@ -40,12 +40,16 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Schedule:
-    """factors: down-sampling per level, coarse to fine (1 is full resolution); iterations: most steps on each."""
+    """factors: down-sampling per level, coarse to fine (1 is full resolution); iterations: most steps on each.
+
+    minimum_size: voxels per axis that no level goes below. tolerance: a level ends when the loss falls by less than this
+    share per iteration.
+    """
 
     factors: tuple[float, ...] = (4, 2, 1)
-    iterations: tuple[int, ...] = (100, 50, 10)
+    iterations: tuple[int, ...] = (100, 80, 30)
     minimum_size: int = 16
-    tolerance: float = 1e-4
+    tolerance: float = 1e-5
 
     def __post_init__(self):
         if len(self.factors) != len(self.iterations) or not self.factors:
@@ -63,7 +67,7 @@ class Start:
 
     initial: str = "auto"
     transform: str = "affine"
-    similarity: Choice = field(default_factory=lambda: Choice("ncc"))
+    similarity: Choice = field(default_factory=lambda: Choice("lncc", {"radius_voxels": 2}))
     schedule: Schedule = field(default_factory=lambda: Schedule((8, 4, 2), (100, 50, 20)))
 
 

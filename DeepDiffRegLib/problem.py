@@ -21,7 +21,9 @@ from .prompts.masks import MaskPrompt
 from .regularization import REGULARIZERS
 from .similarity import SIMILARITIES
 
-REFINE = 2.6
+TOWARDS_FINER = 2 / 3
+"""0: levels follow the fixed scan's voxels, 1: the finer scan's."""
+REFINE = 3.0
 CONTINUED_MM = 10.0
 """A scan cut through anatomy is continued this far by its border values, then unknown (weight 0). Weight 0 right at the border
 would let the field drop whatever does not fit by pushing it out of view."""
@@ -112,12 +114,12 @@ class Problem:
 
     @property
     def working_spacing_mm(self) -> float:
-        """Voxel size at factor 1: between the two scans' finest when the moving scan is finer, else the fixed one's.
+        """Voxel size at factor 1: the fixed scan's finest, or nearer the moving scan's when that is finer.
 
         On voxels of a coarse fixed scan, detail that only the moving scan resolves would be lost.
         """
         fixed, moving = (min(image.geometry.spacing_mm) for image in (self.pair.fixed, self.pair.moving))
-        return float(np.sqrt(fixed * min(fixed, moving)))
+        return float(fixed * min(1.0, moving / fixed) ** TOWARDS_FINER)
 
     def level_geometries(self, box: Geometry, factor: float, minimum_size: int) -> tuple[Geometry, Geometry]:
         """Both scans' grids of a level: about the same spacing in mm on all axes.

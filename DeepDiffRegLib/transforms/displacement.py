@@ -115,9 +115,9 @@ class DisplacementModel(Model):
 
     def __init__(
         self,
-        learning_rate: float = 0.5,
+        learning_rate: float = 0.25,
         sigma_gradient_voxels: float = 1.7,
-        sigma_warp_voxels: float = 0.7,
+        sigma_warp_voxels: float = 0.6,
         epsilon: float = 0.2,
         betas: tuple[float, float] = (0.9, 0.99),
     ):
