@@ -73,29 +73,34 @@ class Start:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """landmark_sigma_mm: reach of a landmark (None: from the spacing of the landmarks). *_weight: force relative to the scans'.
+    """How strongly and how far prompts act, and how long an interactive update may take.
 
-    update_*: the short schedules of an interactive update, which continues from the current map.
+    landmark_sigma_mm: reach of a landmark (None: ``landmark_hold_mm`` once it is met, wider on the way there).
+    *_weight: force relative to the scans'. update_*: levels of an update with near landmarks; far_*: of one with label pairs
+    or landmarks farther than ``far_mm`` from where they belong. Both continue from the current map.
     """
 
     landmark_sigma_mm: float | None = None
+    landmark_hold_mm: float = 5.0
     landmark_weight: float = 1.0
     label_weight: float = 1.0
+    far_mm: float = 10.0
     update_factors: tuple[float, ...] = (2, 1)
     update_iterations: tuple[int, ...] = (20, 5)
-    update_label_iterations: tuple[int, ...] = (60, 20)
+    far_factors: tuple[float, ...] = (4, 2, 1)
+    far_iterations: tuple[int, ...] = (60, 80, 40)
 
-    def schedule(self, whole: Schedule, labels: bool) -> Schedule:
+    def schedule(self, whole: Schedule, far: bool) -> Schedule:
         """Levels of an update: never finer than the run's own finest level."""
-        finest = min(whole.factors)
-        factors = tuple(max(f, finest) for f in self.update_factors)
-        iterations = self.update_label_iterations if labels else self.update_iterations
-        return dataclasses.replace(whole, factors=factors, iterations=iterations)
+        factors = self.far_factors if far else self.update_factors
+        iterations = self.far_iterations if far else self.update_iterations
+        factors = tuple(max(f, min(whole.factors)) for f in factors)
+        return dataclasses.replace(whole, factors=factors, iterations=iterations, tolerance=0.0)
 
 
 @dataclass(frozen=True)
 class Config:
-    """The fully resolved configuration of one run (DESIGN: the four choices that compose)."""
+    """The fully resolved configuration of one run: the four choices that compose, and where it runs."""
 
     name: str = "default"
     help: str = ""

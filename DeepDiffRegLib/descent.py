@@ -15,6 +15,7 @@ import torch
 
 from .geometry.grid import Geometry
 from .geometry.sampling import index_matrix, pull_gradient, warp, warped_gradient
+from .memory import give_back
 from .progress import Progress, Step
 from .prompts.base import ImageTerm, balance
 from .prompts.landmarks import LandmarkPrompt
@@ -71,6 +72,7 @@ class Descent:
     span: tuple[float, float] = (0.0, 1.0)
     on_iteration: Callable[[Model], None] | None = None
     history: list[HistoryEntry] = field(default_factory=list)
+    _scan_force: float = 0.0
 
     def run(self) -> Outcome:
         """Descend all levels; cancelling or a loss that is not finite ends with the last usable map."""
@@ -78,6 +80,7 @@ class Descent:
         for number, make in enumerate(self.levels):
             level = make()
             self.model.enter(level.geometry, self.device)
+            give_back()
             status = self._level(number, level)
             if status in (Status.CANCELLED, Status.DIVERGED):
                 return self._outcome(status)
@@ -99,14 +102,16 @@ class Descent:
         for iteration in range(level.iterations):
             if self.progress.cancelled():
                 return Status.CANCELLED
-            terms, force = self._energy(level, factors)
+            terms, force, prompt_force = self._energy(level, factors)
             loss = sum(terms.values())
-            if not math.isfinite(loss):
+            pushes = [float(f.sum()) for f in (force, prompt_force) if f is not None]
+            if not all(math.isfinite(v) for v in (loss, *pushes)):
                 return Status.DIVERGED
             losses.append(loss)
             self.history.append(HistoryEntry(self.stage, number, iteration, loss, terms))
             self._report(number, iteration + 1, level.iterations, loss)
-            self.model.step(force)
+            self.model.step(force, prompt_force)
+            del force  # else it would stay until the next one is complete
             self._pull_landmarks(level)
             if self.on_iteration is not None:
                 self.on_iteration(self.model)
@@ -114,26 +119,36 @@ class Descent:
                 return Status.CONVERGED
         return Status.MAX_STEPS
 
-    def _energy(self, level: Level, factors: dict[str, float]) -> tuple[dict[str, float], torch.Tensor]:
-        """Value of each term, and their summed force; ``factors`` are fixed in the level's first iteration."""
+    def _energy(
+        self, level: Level, factors: dict[str, float]
+    ) -> tuple[dict[str, float], torch.Tensor, torch.Tensor | None]:
+        """Value of each term, the force of scans and regularizers, and that of prompts (None without any).
+
+        ``factors`` are fixed in the level's first iteration.
+        """
         u = self.model.displacement()
-        force, values, image_force = torch.zeros_like(u), {}, 0.0
+        forces: list[torch.Tensor | None] = [None, None]
+        values: dict[str, float] = {}
         with torch.no_grad():
             for term in level.terms:
                 value, pushed = term_force(term, u, level, self.model.derivative)
-                if term.name == SCANS:
-                    factors.setdefault(SCANS, term.weight)
-                    if len(level.terms) > 1 and "" not in factors:
-                        factors[""] = float(self.model.smooth_force(pushed).abs().max())
-                elif term.name not in factors:
-                    image_force = factors.get("", 0.0) * factors.get(SCANS, 1.0)
-                    own = float(self.model.smooth_force(pushed).abs().max())
-                    factors[term.name] = balance(own, image_force, term.weight) if image_force else term.weight
-                values[term.name] = factors[term.name] * value
-                force.add_(pushed, alpha=factors[term.name])
-            self._regularize(level, u, force, values)
-            self._landmark_force(level, u, force, values)
-        return values, force
+                if term.name not in factors:
+                    self._weigh(term, pushed, factors, len(level.terms) > 1)
+                factor, side = factors[term.name], int(term.name != SCANS)
+                values[term.name] = factor * value
+                pushed = pushed if factor == 1.0 else pushed.mul_(factor)
+                forces[side] = pushed if forces[side] is None else forces[side].add_(pushed)
+            self._regularize(level, u, forces[0], values)
+            forces[1] = self._landmark_force(level, u, forces, values)
+        return values, forces[0], forces[1]
+
+    def _weigh(self, term: ImageTerm, pushed: torch.Tensor, factors: dict[str, float], several: bool) -> None:
+        """Fix a term's factor: its weight for the scans (always first), balanced against the scans' force for others."""
+        strength = float(self.model.smooth_force(pushed).abs().max()) if several else 0.0
+        if term.name == SCANS:
+            factors[SCANS], self._scan_force = term.weight, strength * term.weight
+        else:
+            factors[term.name] = balance(strength, self._scan_force, term.weight)
 
     def _regularize(self, level: Level, u: torch.Tensor, force: torch.Tensor, values: dict[str, float]) -> None:
         spacing = u.new_tensor(level.geometry.spacing_mm).reshape(1, -1, *(1,) * level.geometry.ndim)
@@ -142,21 +157,25 @@ class Descent:
             values[type(regularizer).__name__.lower()] = weight * value
             force.addcmul_(gradient, spacing, value=weight)
 
-    def _landmark_force(self, level: Level, u: torch.Tensor, force: torch.Tensor, values: dict[str, float]) -> None:
-        """Landmarks as a force, for models that store no displacement; the others are pulled after the step."""
+    def _landmark_force(
+        self, level: Level, u: torch.Tensor, forces: list[torch.Tensor | None], values: dict[str, float]
+    ) -> torch.Tensor | None:
+        """The prompts' force with the landmarks' added, for models that store no displacement.
+
+        The others are pulled after the step instead; for both the landmarks' energy is reported.
+        """
         if self.landmarks is None:
-            return
+            return forces[1]
         spacing = u.new_tensor(level.geometry.spacing_mm).reshape(1, -1, *(1,) * level.geometry.ndim)
         mm = u * spacing
         values["landmarks"] = self.landmarks.energy(mm, level.geometry)
         if self.model.stores_displacement:
-            return
+            return forces[1]
         limit = LANDMARK_STEP_VOXELS * min(level.geometry.spacing_mm)
-        wanted = (self.landmarks.pull(mm, level.geometry, limit) - mm) / spacing
-        strongest, own = float(force.abs().max()), float(wanted.abs().max())
-        if own > 0:
-            scale = self.landmark_weight * (strongest if strongest > 0 else 1.0) * min(1.0, own) / own
-            force.sub_(wanted, alpha=scale)
+        wanted = self.landmarks.pull(mm, level.geometry, limit).sub_(mm).div_(spacing)
+        strongest, own = float(forces[0].abs().max()), float(wanted.abs().max())
+        wanted.mul_(-self.landmark_weight * balance(own, strongest) * min(1.0, own))
+        return wanted if forces[1] is None else forces[1].add_(wanted)
 
     def _pull_landmarks(self, level: Level) -> None:
         if self.landmarks is None or not self.model.stores_displacement:

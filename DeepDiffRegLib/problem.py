@@ -94,8 +94,16 @@ class Problem:
         measure = SIMILARITIES.build(similarity.name, **similarity.options)
         fixed = resample(self.fixed, self.pair.fixed.geometry, fixed_geometry)
         moving = resample(self.moving, self.pair.moving.geometry, moving_geometry)
-        if self.moving_is_cut:
+        unknown_beyond = self.moving_is_cut or measure.oriented
+        if unknown_beyond:
             moving, moving_geometry = continued(moving, moving_geometry, CONTINUED_MM)
+        seen = self.masks.moving_weight(moving_geometry)
+        if seen is None and unknown_beyond:
+            seen = moving.new_ones((1, 1, *moving_geometry.shape))
+        if measure.oriented:
+            parallel = parallel_grid(moving_geometry, fixed_geometry, world)
+            seen = resample(seen, moving_geometry, parallel, "zeros", blur=False)
+            moving, moving_geometry = resample(moving, moving_geometry, parallel, blur=False), parallel
         scans = ImageTerm(
             SCANS,
             measure.features(fixed, fixed_geometry.spacing_mm),
@@ -104,11 +112,13 @@ class Problem:
             measure,
             similarity.weight,
             self.masks.fixed_weight(fixed_geometry),
-            self._moving_weight(moving_geometry),
+            seen,
         )
         terms = [scans]
         if labels is not None:
-            terms += [self._on_device(t) for t in labels.terms(fixed_geometry, moving_geometry, factor >= COARSE_FACTOR)]
+            terms += [
+                self._on_device(t) for t in labels.terms(fixed_geometry, moving_geometry, factor >= COARSE_FACTOR)
+            ]
         regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
         return Level(fixed_geometry, terms, iterations, world, regularizers)
 
@@ -130,13 +140,6 @@ class Problem:
         fixed = level_geometry(box, spacing, minimum_size, REFINE)
         return fixed, level_geometry(self.pair.moving.geometry, spacing, minimum_size)
 
-    def _moving_weight(self, geometry: Geometry) -> torch.Tensor | None:
-        """Mask of the moving side; where its field of view cuts anatomy, the field of view with its continuation."""
-        weight = self.masks.moving_weight(geometry)
-        if weight is None and self.moving_is_cut:
-            weight = self.moving.new_ones((1, 1, *geometry.shape))
-        return weight
-
     def _on_device(self, term: ImageTerm) -> ImageTerm:
         tensors = {name: getattr(term, name) for name in ("fixed", "moving", "fixed_weight", "moving_weight")}
         return replace(term, **{name: t if t is None else t.to(self.device) for name, t in tensors.items()})
@@ -148,3 +151,17 @@ def continued(scan: torch.Tensor, geometry: Geometry, margin_mm: float) -> tuple
     size = tuple(n + 2 * m for n, m in zip(geometry.size, margin))
     grown = torch.nn.functional.pad(scan, [m for m in margin for _ in (0, 1)], mode="replicate")
     return grown, geometry.cropped([-m for m in margin], size)
+
+
+def parallel_grid(moving: Geometry, fixed: Geometry, world: np.ndarray) -> Geometry:
+    """A grid over all of ``moving`` whose axes are those of ``fixed`` after the rotation in ``world``, with its spacing.
+
+    Descriptors of both scans then look into the same anatomical directions, whatever way each was scanned.
+    """
+    left, _, right = np.linalg.svd(world[:-1, :-1] @ fixed.rotation)
+    axes, spacing = left @ right, np.array(fixed.spacing_mm)
+    corners = moving.to_world(np.array(list(np.ndindex(*(2,) * moving.ndim))) * np.array(moving.size) - 0.5) @ axes
+    low, high = corners.min(0), corners.max(0)
+    size = np.ceil((high - low) / spacing - 1e-6).astype(int)
+    first = (low + high - (size - 1) * spacing) / 2
+    return Geometry(tuple(int(n) for n in size), fixed.spacing_mm, tuple(axes @ first), axes.tolist())

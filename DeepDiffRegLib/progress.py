@@ -32,6 +32,10 @@ class Progress:
     def report(self, step: Step) -> None:
         """Receive a step; subclasses show it. Called at most once per iteration."""
 
+    def restart(self) -> None:
+        """A new run begins at fraction 0: the time left is estimated from here. A cancel that was asked for stays asked for."""
+        self._started = time.monotonic()
+
     def cancel(self) -> None:
         self._cancel.set()
 
@@ -39,7 +43,7 @@ class Progress:
         return self._cancel.is_set()
 
     def seconds_left(self, fraction: float) -> float | None:
-        """Linear estimate from the time since construction; None before 2 % are done."""
+        """Linear estimate from the time since the run began; None before 2 % are done."""
         if fraction < 0.02:
             return None
         elapsed = time.monotonic() - self._started

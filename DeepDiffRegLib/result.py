@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .data.image import Image
     from .data.pair import Pair
-    from .qc.base import Finding
+    from .qc.base import Context, Finding
     from .transforms.base import Inverse, Transform
 
 
@@ -41,6 +41,7 @@ class Result:
 
     transform: fixed_to_moving; inverse: moving_to_fixed with its error; warped: moving scan on the fixed grid.
     timings_s: seconds per stage. peak_memory_mb: of the whole process. provenance: versions, hashes, device, seed.
+    context: what the quality checks computed (displacement, Jacobian), so that the export does not compute it again.
     """
 
     pair: Pair
@@ -56,3 +57,10 @@ class Result:
     peak_memory_mb: float
     provenance: dict
     start: Transform | None = None
+    context: Context | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ending(self) -> str:
+        """How the run ended, for people: the message, with the status in brackets."""
+        status = self.status.value.replace("_", " ")
+        return f"{self.message} ({status})" if self.message else status

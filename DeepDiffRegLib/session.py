@@ -1,9 +1,9 @@
 """One pair, registered step by step: run, steer with prompts, undo, judge.
 
-    session = RegistrationSession(pair, load_preset("fast"))
-    session.run()
-    session.update(Prompts(landmarks=...))     # continues from the current map
-    result = session.result()
+session = RegistrationSession(pair, load_preset("fast"))
+session.run()
+session.update(Prompts(landmarks=...))     # continues from the current map
+result = session.result()
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from .affine.gradient import align
@@ -21,7 +22,7 @@ from .data.image import Image
 from .data.pair import Pair, Prompts
 from .device import choose_device, set_seed, set_threads
 from .errors import Cancelled, InputError, OutOfMemoryError
-from .memory import peak_memory_mb
+from .memory import give_back, peak_memory_mb
 from .methods import METHODS
 from .methods.iterative import Solution, split
 from .problem import Problem
@@ -36,6 +37,8 @@ from .warp.image import warp_image
 
 START_SHARE = 0.15
 """Share of the progress bar for the affine start."""
+FINISH_FROM = 0.95
+"""Where on the progress bar the iterations end and warping, inverse and quality checks begin."""
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
@@ -89,22 +92,26 @@ class RegistrationSession:
 
     def run(self, initial: Transform | None = None) -> Transform:
         """Align, then deform; returns the map. initial: a given start (the affine stage is then skipped)."""
+        self.progress.restart()
         start = self._aligned() if initial is None else split(initial, self.pair.fixed.ndim)
         self._start = start.transform
         solution = start
         if start.status is not Status.CANCELLED:
-            span = (START_SHARE if initial is None else 0.0, 1.0)
+            span = (START_SHARE if initial is None else 0.0, FINISH_FROM)
             solution = self._solve(start, self.pair.prompts, None, span)
+            solution = replace(solution, history=start.history + solution.history)
         self._advance(solution, self.pair.prompts)
         return self.transform
 
     def update(self, prompts: Prompts) -> Transform:
         """Replace the prompts and continue from the current map with a short schedule; returns the new map."""
         check_prompts(replace(self.pair, prompts=prompts))
+        self.progress.restart()
         current = self._state.solution
         self.problem = replace(self.problem, masks=self.problem.masks_of(prompts))
-        schedule = self.config.prompts.schedule(self.config.schedule, bool(prompts.fixed_labels))
-        self._advance(self._solve(current, prompts, schedule, (0.0, 1.0)), prompts)
+        far = prompts.fixed_labels is not None or self._farthest_mm(prompts) > self.config.prompts.far_mm
+        schedule = self.config.prompts.schedule(self.config.schedule, far)
+        self._advance(self._solve(current, prompts, schedule, (0.0, FINISH_FROM)), prompts)
         return self.transform
 
     def undo(self) -> bool:
@@ -126,15 +133,16 @@ class RegistrationSession:
         solution, prompts = self._state.solution, self._state.prompts
         pair = replace(self.pair, prompts=prompts)
         transform = solution.transform
-        self._tell("warp", 0.0)
+        self._tell("warp", FINISH_FROM)
         with self._stage("warp"):
             warped = warp_image(pair.moving, transform, pair.fixed.geometry)
-        self._tell("inverse", 0.3)
+        self._tell("inverse", 0.96)
         with self._stage("inverse"):
             inverse = transform.inverse()
-        self._tell("quality checks", 0.6)
+        self._tell("quality checks", 0.97)
         with self._stage("quality"):
-            findings = run_checks(Context.build(pair, transform, inverse, warped, self._start))
+            context = Context.build(pair, transform, inverse, warped, self._start, steered=True)
+            findings = run_checks(context)
         self._tell("done", 1.0)
         status = solution.status
         if self.notes and status in (Status.CONVERGED, Status.MAX_STEPS):
@@ -142,7 +150,7 @@ class RegistrationSession:
         return Result(
             pair, self.config, transform, inverse, warped, findings, self._history(), status,
             "; ".join([solution.message, *self.notes]), dict(self.timings_s), peak_memory_mb(),
-            provenance(pair, self.config, self.device, self.threads), self._start,
+            provenance(pair, self.config, self.device, self.threads), self._start, context,
         )  # fmt: skip
 
     def warped(self) -> Image:
@@ -182,6 +190,13 @@ class RegistrationSession:
         self._states.append(State(solution, prompts))
         self._undone.clear()
 
+    def _farthest_mm(self, prompts: Prompts) -> float:
+        """Largest distance of a landmark from where the current map puts it."""
+        if prompts.landmarks is None:
+            return 0.0
+        misses = self.transform.map_points(prompts.landmarks.fixed.positions_mm) - prompts.landmarks.moving.positions_mm
+        return float(np.linalg.norm(misses, axis=1).max())
+
     def _history(self) -> tuple[HistoryEntry, ...]:
         return tuple(entry for state in self._states for entry in state.solution.history)
 
@@ -192,4 +207,5 @@ class RegistrationSession:
     def _stage(self, name: str):
         started = time.perf_counter()
         yield
+        give_back()
         self.timings_s[name] = self.timings_s.get(name, 0.0) + time.perf_counter() - started

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..config import Config
-from ..descent import Descent, Outcome, term_force
+from ..descent import Descent, Level, Outcome, term_force
 from ..errors import ConfigError
 from ..problem import Problem
 from ..progress import Progress
 from ..registry import nearest
 from ..result import HistoryEntry, Status
+from ..similarity import SIMILARITIES
 from ..transforms import TRANSFORMS
 from ..transforms.affine import AffineTransform
 from .moments import guesses
@@ -55,20 +56,31 @@ def _known(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}: unknown value {value!r}{nearest(value, known)}")
 
 
-def _trial_factor(problem: Problem) -> float:
-    return max(1.0, TRIAL_MM / problem.working_spacing_mm)
+def _trials(problem: Problem, config: Config, candidates: list[AffineTransform]) -> list[Level]:
+    """The coarse level on which first guesses are compared, one per guess; the scans on it are shared where they can be."""
+    similarity, geometry = config.start.similarity, problem.pair.fixed.geometry
+    factor = max(1.0, TRIAL_MM / problem.working_spacing_mm)
+
+    def build(candidate: AffineTransform) -> Level:
+        return problem.level(geometry, factor, TRIAL_ITERATIONS, candidate.homogeneous, similarity)
+
+    if SIMILARITIES.load(similarity.name).oriented:
+        return [build(candidate) for candidate in candidates]
+    shared = build(candidates[0])
+    return [replace(shared, world=candidate.homogeneous) for candidate in candidates]
 
 
-def _loss(problem: Problem, config: Config, candidate: AffineTransform) -> float:
-    level = problem.level(
-        problem.pair.fixed.geometry, _trial_factor(problem), 1, candidate.homogeneous, config.start.similarity
-    )
-    zero = problem.fixed.new_zeros((1, level.geometry.ndim, *level.geometry.shape))
-    return term_force(level.terms[0], zero, level, "warped")[0]
+def _loss(level: Level, world: np.ndarray) -> float:
+    term = level.terms[0]
+    zero = term.fixed.new_zeros((1, level.geometry.ndim, *level.geometry.shape))
+    return term_force(term, zero, replace(level, world=world), "warped")[0]
 
 
 def _best_as_is(problem: Problem, config: Config, candidates: list[AffineTransform]) -> AffineTransform:
-    return min(candidates, key=lambda c: _loss(problem, config, c)) if len(candidates) > 1 else candidates[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    losses = [_loss(level, level.world) for level in _trials(problem, config, candidates)]
+    return candidates[int(np.argmin(losses))]
 
 
 def _compete(
@@ -77,14 +89,15 @@ def _compete(
     """A short coarse rigid descent from each guess; the lowest loss wins."""
     if len(candidates) == 1:
         return candidates[0]
-    finished = []
-    for candidate in candidates:
-        outcome = _descend(
-            problem, config, candidate, "rigid", (_trial_factor(problem),), (TRIAL_ITERATIONS,), progress, (0.0, 0.0)
-        )
-        reached = candidate.after(outcome.transform)
-        finished.append((_loss(problem, config, reached), len(finished), reached))
-    return min(finished, key=lambda row: row[:2])[2]
+    reached, losses = [], []
+    for candidate, level in zip(candidates, _trials(problem, config, candidates)):
+        outcome = Descent(
+            TRANSFORMS.build("rigid"), [lambda level=level: level], progress, STAGE,
+            tolerance=config.start.schedule.tolerance, device=problem.device, span=(0.0, 0.0),
+        ).run()  # fmt: skip
+        reached.append(candidate.after(outcome.transform))
+        losses.append(_loss(level, reached[-1].homogeneous))
+    return reached[int(np.argmin(losses))]
 
 
 def _follow(problem: Problem, config: Config, best: AffineTransform, progress: Progress, span) -> Outcome:

@@ -15,6 +15,7 @@ LARGEST_TURN_DEGREES = 60.0
 """Principal axes that ask for more are not believed: headers say where the patient's head is."""
 SAME_TURN_DEGREES = 5.0
 COARSE_MM = 4.0
+SAME_START_MM = 0.5
 
 
 def guesses(
@@ -34,10 +35,8 @@ def guesses(
     fixed_mass, fixed_axes = moments(fixed, fixed_geometry)
     moving_mass, moving_axes = moments(moving, moving_geometry)
     mass = AffineTransform(np.eye(d), moving_mass - fixed_mass)
-    if initial == "centers-of-mass":
-        return [mass]
     turned = [_about(turn, fixed_mass, moving_mass) for turn in _turns(fixed_axes, moving_axes)]
-    return [mass, *turned] if initial == "moments" else [identity, centers, mass, *turned]
+    return [mass, *turned] if initial == "moments" else _distinct([identity, centers, mass, *turned], fixed_geometry)
 
 
 def moments(scan: torch.Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +49,17 @@ def moments(scan: torch.Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndar
     covariance = (points - center).T @ ((points - center) * weight[:, None])
     values, vectors = np.linalg.eigh(covariance)
     return center, vectors[:, np.argsort(-values)]
+
+
+def _distinct(candidates: list[AffineTransform], geometry: Geometry) -> list[AffineTransform]:
+    """Without those that move the grid's corners as an earlier one does: scans often share their center."""
+    corners = geometry.to_world(np.array(list(np.ndindex(*(2,) * geometry.ndim))) * (np.array(geometry.size) - 1))
+    kept: list[AffineTransform] = []
+    for candidate in candidates:
+        moved = candidate.map_points(corners)
+        if all(np.abs(moved - other.map_points(corners)).max() > SAME_START_MM for other in kept):
+            kept.append(candidate)
+    return kept
 
 
 def _turns(fixed_axes: np.ndarray, moving_axes: np.ndarray) -> list[np.ndarray]:

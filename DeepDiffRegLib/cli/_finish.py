@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 def finish(
     result: Result, outdir: Path, arguments: argparse.Namespace, progress: PrintProgress, facts: dict | None = None
 ) -> int:
-    """Write ``outdir``, print a summary or one JSON object (with ``facts`` added); 3 when cancelled, else 0."""
+    """Write ``outdir``, print a summary or one JSON object (with ``facts`` added); 3 when cancelled, else 0.
+
+    A cancelled run writes the map reached so far, but never over an earlier result.
+    """
+    from ..errors import Cancelled
     from ..export.folder import write_result
     from ..result import Status
     from ._summary import print_summary
 
+    if result.status is Status.CANCELLED and (outdir / "result.json").exists():
+        raise Cancelled(f"cancelled; the earlier result in {outdir} stays as it was")
     write_result(result, outdir, overwrite=arguments.overwrite)
     progress.close()
     if arguments.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,17 @@ _MARKS = {"good": "ok   ", "check": "CHECK", "bad": "BAD  ", "info": "     "}
 
 def print_findings(findings: Iterable[Finding]) -> None:
     """One line per finding: verdict, what, value with unit, limit; the reason below what is not good."""
-    for finding in findings:
-        value = "n/a" if finding.value is None else f"{finding.value:.4g} {finding.unit}".strip()
-        limit = f"  ({finding.limit})" if finding.limit else ""
-        print(f"{_MARKS[finding.verdict]}  {finding.label:<44} {value}{limit}")
+    rows = [(finding, _value(finding)) for finding in findings]
+    wide = max((len(finding.label) for finding, _ in rows), default=0)
+    wider = max((len(value) for _, value in rows), default=0)
+    for finding, value in rows:
+        print(f"{_MARKS[finding.verdict]}  {finding.label:<{wide}}  {value:<{wider}}  {finding.limit}".rstrip())
         if finding.verdict in ("check", "bad"):
-            print(f"       {finding.explanation}")
+            print(textwrap.indent(textwrap.fill(finding.explanation, 100), " " * 7))
+
+
+def _value(finding: Finding) -> str:
+    return "n/a" if finding.value is None else f"{finding.value:.4g} {finding.unit}".strip()
 
 
 def print_summary(result: Result, outdir: Path) -> None:
@@ -28,7 +34,9 @@ def print_summary(result: Result, outdir: Path) -> None:
     from ..qc.verdict import assess
 
     print_findings(result.findings)
-    print(assess(result.findings).headline)
     seconds = sum(result.timings_s.values())
-    print(f"{result.status.value}: {result.message}" if result.message else result.status.value)
-    print(f"{seconds:.1f} s, at most {result.peak_memory_mb:.0f} MB; open {outdir / 'report.html'}")
+    print()
+    print(assess(result.findings).headline)
+    print(f"ended   {result.ending}")
+    print(f"took    {seconds:.1f} s, at most {result.peak_memory_mb:.0f} MB")
+    print(f"report  {outdir / 'report.html'}")

@@ -38,6 +38,7 @@ _SURFACES = (".vtp", ".stl", ".ply")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of this sub-command."""
+    parser.usage = "deepdiffreg apply TRANSFORM INPUT -o OUTPUT [--reference IMAGE] [--labels] [--inverse] [options]"
     parser.add_argument(
         "transform", metavar="TRANSFORM", help=".h5, .tfm, .txt, .mat or a displacement field .nii.gz (ITK, LPS)"
     )

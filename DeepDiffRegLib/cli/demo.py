@@ -121,10 +121,10 @@ def worst_structure(phantom: PhantomPair, transform: Transform) -> tuple[Prompts
 
 def _tell(facts: dict) -> None:
     before, after = facts["before_prompt"], facts["after_prompt"]
-    print(f"prompt: {facts['prompt']}")
+    print(f"prompt  {facts['prompt']}")
     for key, text in (
         ("prompted_dice", "its Dice"),
         ("mean_dice", "mean Dice of all"),
         ("landmark_error_mm", "landmark error (mm)"),
     ):
-        print(f"  {text:<20} {before[key]:.3f} -> {after[key]:.3f}")
+        print(f"        {text:<19}  {before[key]:.3f} -> {after[key]:.3f}")

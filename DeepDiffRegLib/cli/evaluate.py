@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of this sub-command."""
+    parser.usage = "deepdiffreg evaluate TRANSFORM --fixed FIXED --moving MOVING [options]"
     parser.add_argument(
         "transform", metavar="TRANSFORM", help=".h5, .tfm, .txt, .mat or a displacement field .nii.gz (ITK, LPS)"
     )
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
         print(json.dumps({**named, **verdict, "findings": [dataclasses.asdict(f) for f in findings]}))
     else:
         print_findings(findings)
+        print()
         print(assessment.headline)
     return 0
 

@@ -63,8 +63,8 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     if arguments.markdown:
         print(markdown())
         return 0
-    for kind, rows in listing().items():
-        print(kind)
+    for number, (kind, rows) in enumerate(listing().items()):
+        print(f"\n{kind}" if number else kind)
         for row in rows:
             reference = f" [{row['reference']}]" if row["reference"] else ""
             print(f"  {row['name']:<20} {row['help']}{reference}")

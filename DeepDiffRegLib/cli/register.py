@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of this sub-command."""
+    parser.usage = "deepdiffreg register FIXED MOVING -o OUTDIR [options]"
     parser.add_argument(
         "fixed", metavar="FIXED", help="the scan that stays: NIfTI, NRRD, MHA/MHD, MGZ, NPZ/NPY or a DICOM folder"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,9 +32,15 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         for file in sorted(folder.iterdir(), key=lambda file: file == aside):
             file.replace(path.parent / file.name)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def reason(error: OSError) -> str:
+    """Why a write failed, in the system's few words; HDF5 hides them in a long line."""
+    hidden = re.search(r"error message = '([^']+)'", str(error))
+    return error.strerror or (hidden[1] if hidden else str(error))
 
 
 @contextmanager

@@ -176,10 +176,12 @@ def _pick_frame(path: Path, stored: _Stored, frame: int | None) -> np.ndarray:
             f"{path}: {values.ndim} axes of shape {values.shape[::-1]}; a scan has at most 3 and a time axis"
         )
     if frame is None and frames > 1:
-        raise InputError(f"{path}: {d + 1}-D with {frames} frames; choose one (frame 0 to {frames - 1})")
+        raise InputError(
+            f"{path}: {d + 1}-D with {frames} frames; choose one, 0 to {frames - 1} (--frame or --moving-frame)"
+        )
     frame = 0 if frame is None else frame
     if not 0 <= frame < frames:
-        raise InputError(f"{path}: frame {frame} does not exist; the file has {frames} (0 to {frames - 1})")
+        raise InputError(f"{path}: frame {frame} does not exist; the file has {frames}, counted from 0")
     return values[frame] if values.ndim > d else values
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ _CODES = {np.dtype(name): code for code, name in _TYPES.items()}
 _COLORS = {128: 3, 2304: 4}
 _TEMPLATE_SPACE = 3
 _FLIP = np.array([-1.0, -1.0, 1.0])
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,19 @@ def read_voxels(path: Path) -> tuple[NiftiHeader, np.ndarray]:
     return header, values.reshape(*header.dims[::-1], *color)
 
 
-def write_nifti(path: str | Path, array: np.ndarray, geometry: Geometry, intent: int = 0, level: int = 1) -> None:
+def write_nifti(
+    path: str | Path,
+    array: np.ndarray,
+    geometry: Geometry,
+    intent: int = 0,
+    level: int = 1,
+    signs: tuple[int, ...] | None = None,
+) -> None:
     """Write one NIfTI-1 file (.nii or .nii.gz), qform and sform set with code 1, units mm and seconds.
 
     array: (Z, Y, X) or, with several components per voxel, (C, Z, Y, X), stored as (x, y, z, 1, C) in the numbers given
-    (a displacement must already be RAS). geometry: LPS. intent: NIfTI intent code. level: gzip level. Not atomic.
+    (a displacement must be RAS once multiplied by ``signs``, 1 or -1 per component). geometry: LPS. intent: NIfTI intent code.
+    level: gzip level. Works in pieces of 1 MB, without another copy of the voxels. Not atomic.
     """
     dtype = array.dtype.newbyteorder("=")
     if dtype not in _CODES:
@@ -126,13 +135,22 @@ def write_nifti(path: str | Path, array: np.ndarray, geometry: Geometry, intent:
         raise InputError(f"write_nifti(): 'array' must end in shape {geometry.shape}, got {array.shape}")
     components = array.shape[0] if array.ndim > geometry.ndim else 0
     head = _make_header(geometry, components, dtype, intent)
-    data = memoryview(np.ascontiguousarray(array, dtype.newbyteorder("<"))).cast("B")
     path = Path(path)
     packed = path.suffix.lower() == ".gz"
     with _gzip()[0].open(path, "wb", compresslevel=level) if packed else path.open("wb") as stream:
         stream.write(head)
-        for start in range(0, len(data), _CHUNK):
-            stream.write(data[start : start + _CHUNK])
+        for piece in _pieces(array, components, signs):
+            stream.write(memoryview(piece).cast("B"))
+
+
+def _pieces(array: np.ndarray, components: int, signs: tuple[int, ...] | None) -> Iterator[np.ndarray]:
+    """The voxels in file order as little-endian blocks of whole rows, each component times its sign."""
+    rows = array.reshape(max(components, 1), -1, array.shape[-1])
+    step = max(1, _CHUNK // max(1, rows.shape[-1] * rows.itemsize))
+    for part, sign in zip(rows, signs or (1,) * len(rows)):
+        for start in range(0, len(part), step):
+            piece = part[start : start + step] if sign > 0 else -part[start : start + step]
+            yield np.ascontiguousarray(piece, piece.dtype.newbyteorder("<"))
 
 
 def ras_affine(geometry: Geometry) -> np.ndarray:

@@ -63,7 +63,7 @@ def check_scan(role: str, image: Image) -> None:
     low, high = (float(v) for v in tensor.aminmax())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~tensor.isfinite()).sum())
-        raise InputError(f"{name}: {bad} voxels are NaN or Inf; replace them (0, for example) and try again")
+        raise InputError(f"{name}: {bad} of its voxels NaN or Inf; replace by a number (0, for example) and try again")
     if not high > low:
         raise InputError(f"{name}: all voxels have the value {low:g}; there is nothing to align")
     if not np.isfinite(np.float32(high) - np.float32(low)):

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..data.atomic import reason
 from ..data.image import Image
 from ..errors import InputError
+from ..memory import give_back
 from ..qc.base import Context
 from ..qc.verdict import assess
 from .report import write_report
@@ -84,8 +86,10 @@ def write_result(
         _write_files(result, aside, Context.of(result) if context is None else context)
         _check_complete(aside, outdir)
         _swap(aside, outdir.absolute())
+    except InputError as error:
+        raise InputError(str(error).replace(str(aside), str(outdir))) from error
     except OSError as error:
-        raise InputError(f"output folder {outdir}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"output folder {outdir}: cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -117,6 +121,7 @@ def _write_files(result: Result, folder: Path, context: Context) -> None:
     from .itk_transform import write_transform
     from .nifti_warp import write_displacement
 
+    give_back()
     grid = result.pair.fixed.geometry
     jobs = (
         lambda: write_displacement(context.displacement, grid, folder / "displacement.nii.gz"),

@@ -34,11 +34,11 @@ def write_displacement(displacement_mm: torch.Tensor, geometry: Geometry, path: 
     check_shape("write_displacement", "displacement_mm", displacement_mm, (1, geometry.ndim, *geometry.shape))
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: a displacement is written as .nii or .nii.gz")
-    values, intent = displacement_mm[0].detach().float().cpu().numpy(), VECTOR_INTENT
+    values, intent, signs = displacement_mm[0].detach().float().cpu().numpy(), VECTOR_INTENT, None
     if geometry.ndim == 3:
-        values, intent = np.stack([-values[0], -values[1], values[2]]), DISPLACEMENT_INTENT
+        intent, signs = DISPLACEMENT_INTENT, (-1, -1, 1)
     with write_aside(path) as aside:
-        write_nifti(aside, values, geometry, intent=intent)
+        write_nifti(aside, values, geometry, intent=intent, signs=signs)
 
 
 def read_displacement(path: str | Path) -> DisplacementTransform:

@@ -22,7 +22,7 @@ SHOWN_WARNINGS = 5
 FACTS = (
     ("tre_mean", "landmark error"),
     ("dice_mean", "mean Dice of labels"),
-    ("local_agreement", "local agreement (0 to 1)"),
+    ("local_agreement", "local agreement"),
     ("residual_misalignment", "estimated misalignment"),
     ("folds", "folded voxels"),
     ("sdlogj", "roughness (SDlogJ)"),

@@ -37,11 +37,18 @@ def _fused(tensor: torch.Tensor, taps: list[np.ndarray], out: torch.Tensor | Non
     from ._fused_smoothing import smooth_xy, smooth_z
 
     out = torch.empty_like(tensor) if out is None else out
+    halves = [_half(t) for t in taps]
     scratch = np.empty(tuple(tensor.shape[2:]), dtype=np.float32)
     for channel in range(tensor.shape[1]):
-        smooth_xy(tensor[0, channel].numpy(), taps[0], taps[1], scratch)
-        smooth_z(scratch, taps[2], out[0, channel].numpy())
+        smooth_xy(tensor[0, channel].numpy(), halves[0], halves[1], scratch)
+        smooth_z(scratch, halves[2], out[0, channel].numpy())
     return out
+
+
+def _half(taps: np.ndarray) -> np.ndarray:
+    """The taps from the center outward, zero-padded to 1 + 3 n entries as the fused kernels want them."""
+    half = taps[taps.size // 2 :]
+    return np.pad(half, (0, -(half.size - 1) % 3))
 
 
 def _torch(tensor: torch.Tensor, taps: list[np.ndarray], out: torch.Tensor | None) -> torch.Tensor:

@@ -72,7 +72,7 @@ def invert(
     tolerance_voxels: float = 0.005,
     unit: tuple[float, ...] | None = None,
 ) -> Inversion:
-    """v with (Id + u) o (Id + v) = Id, per voxel by Newton steps with step halving (METHODS 8.6).
+    """v with (Id + u) o (Id + v) = Id, per voxel by Newton steps with step halving.
 
     displacement: u, (1, d, *shape) in voxels. Each voxel stops at ``tolerance_voxels`` or after ``iterations`` looks at u
     and keeps its best v. unit: length of a voxel along x, y[, z] in which the residual is stated (1: voxels).
@@ -92,7 +92,7 @@ def invert(
         for rows in _row_slabs(shape):
             v[:, :, rows], residual[:, :, rows] = _invert_rows(displacement, rows, iterations, tolerance_voxels, unit)
     inside = lands_inside(v)
-    return Inversion(v, residual, inside, *_statistics(residual[inside]))
+    return Inversion(v, residual, inside, *_statistics(residual, inside))
 
 
 def linear_field(
@@ -145,7 +145,7 @@ def strict_jacobian(
     """Least det(I + du/dx) over all choices of a forward or backward difference per axis: (1, 1, *shape).
 
     These are the determinants at the corners of the cells around a voxel; central differences average neighboring cells
-    and can miss a flip inside one (METHODS 9.7). Arguments as in ``jacobian_determinant``.
+    and can miss a flip inside one. Arguments as in ``jacobian_determinant``.
     """
     return _determinants("strict_jacobian", displacement_mm, spacing_mm, direction, strict=True)
 
@@ -268,13 +268,18 @@ def lands_inside(v: torch.Tensor) -> torch.Tensor:
     return inside
 
 
-def _statistics(values: torch.Tensor) -> tuple[float, float, float]:
-    """mean, 99th percentile, maximum; infinite when there is nothing to measure."""
-    array = values.detach().cpu().numpy()
+def _statistics(values: torch.Tensor, inside: torch.Tensor) -> tuple[float, float, float]:
+    """mean, 99th percentile, maximum over ``inside``; infinite when there is nothing to measure.
+
+    In NumPy: indexing a tensor by a mask lists the five indices of every voxel, 40 bytes each.
+    """
+    array = values.detach().cpu().numpy()[inside.cpu().numpy()]
     if array.size == 0:
         return np.inf, np.inf, np.inf
     place = min(array.size - 1, int(0.99 * array.size))
-    return float(array.mean(dtype=np.float64)), float(np.partition(array, place)[place]), float(array.max())
+    mean, largest = float(array.mean(dtype=np.float64)), float(array.max())
+    array.partition(place)
+    return mean, float(array[place]), largest
 
 
 def _row_slabs(shape: tuple[int, ...]) -> Iterator[slice]:

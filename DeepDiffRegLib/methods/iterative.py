@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..geometry.grid import Geometry
 from ..problem import Problem
 from ..progress import Progress
 from ..prompts.labels import LabelPrompt
-from ..prompts.landmarks import LandmarkPrompt
+from ..prompts.landmarks import LandmarkPrompt, choose_sigma_mm
 from ..result import HistoryEntry, Status
 from ..transforms import TRANSFORMS
 from ..transforms.affine import AffineTransform, LinearModel
@@ -22,6 +23,7 @@ from ..transforms.composite import CompositeTransform
 from ..transforms.model import Model
 
 STAGE = "deformable"
+REACH_PER_MISS = 0.8
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Solution:
     message: str
     history: tuple[HistoryEntry, ...] = ()
 
-    @property
+    @cached_property
     def transform(self) -> Transform:
         if self.inner is None:
             return self.world
@@ -102,8 +104,16 @@ def begin(
     geometry, _ = problem.level_geometries(box, finest if start.inner is not None else first, schedule.minimum_size)
     model.enter(geometry, problem.device)
     spacing = model.displacement().new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
-    moved = landmarks.warm_start(model.displacement() * spacing, geometry)
+    start_mm = model.displacement() * spacing
+    misses = landmarks.residuals_mm(start_mm, geometry)
+    moved = replace(landmarks, sigma_mm=reach_mm(landmarks, geometry, misses)).warm_start(start_mm, geometry)
     model.set_displacement(moved.div_(spacing))
+
+
+def reach_mm(landmarks: LandmarkPrompt, geometry: Geometry, misses_mm: np.ndarray) -> float:
+    """Reach of the warm start: wide enough for the way to go (a long way on a narrow bump would tear), else compact."""
+    natural = choose_sigma_mm(landmarks.fixed_mm, geometry.spacing_mm)
+    return max(landmarks.sigma_mm or 0.0, min(natural, REACH_PER_MISS * float(misses_mm.max())))
 
 
 def landmark_prompt(prompts: Prompts, world: AffineTransform, config: Config) -> LandmarkPrompt | None:
@@ -115,7 +125,7 @@ def landmark_prompt(prompts: Prompts, world: AffineTransform, config: Config) ->
         prompts.landmarks.fixed.positions_mm,
         back.map_points(prompts.landmarks.moving.positions_mm),
         prompts.landmarks.sd_mm,
-        config.prompts.landmark_sigma_mm,
+        config.prompts.landmark_sigma_mm or config.prompts.landmark_hold_mm,
     )
 
 

@@ -35,7 +35,7 @@ class ImageTerm:
 
 
 def balance(prompt_gradient_max: float, image_gradient_max: float, kappa: float = 1.0) -> float:
-    """Factor that makes a prompt's largest (smoothed) gradient ``kappa`` times the scans' (METHODS 7.1).
+    """Factor that makes a prompt's largest (smoothed) gradient ``kappa`` times the scans'.
 
     Terms in different units then need no tuning. A vanishing gradient on either side leaves nothing to balance: kappa.
     """

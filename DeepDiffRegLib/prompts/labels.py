@@ -1,8 +1,8 @@
 """Label pairs: corresponding segments become soft channels that the solver matches beside the scans.
 
 A channel is (1 - tanh(s / tau)) / 2 of the signed distance s to the structure: wide (tau of 2 voxels) on coarse levels,
-where it draws structures together that do not overlap yet, and narrow on the finest, where it sharpens the boundary
-(METHODS 7.5). It falls to 0 outside, as does the sampling beyond the moving scan.
+where it draws structures together that do not overlap yet, and narrow on the finest, where it sharpens the boundary.
+It falls to 0 outside, as does the sampling beyond the moving scan.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both compose on the left of the current map, u <- u + d o (Id + u), where d is a sum of compact bumps around the current
 images of the landmarks. Each factor's Lipschitz constant stays at or below 1/2, so it is invertible, and so is their
-composition (METHODS 7.2, 7.3).
+composition.
 """
 
 from __future__ import annotations

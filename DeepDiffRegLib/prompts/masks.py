@@ -1,4 +1,4 @@
-"""Masks: where a scan counts. They weight the loss, never the field, which stays smooth across them (METHODS 7.6)."""
+"""Masks: where a scan counts. They weight the loss, never the field, which stays smooth across them."""
 
 from __future__ import annotations
 

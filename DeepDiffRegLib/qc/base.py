@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ._work import WorkGrid
 
 Verdict = Literal["good", "check", "bad", "info"]
+STEERED = "This steered the registration, so it fits by construction: judge the result by other structures."
+"""Said of landmarks and labels that were prompts."""
 SEVERITY: dict[str, int] = {"info": 0, "good": 1, "check": 2, "bad": 3}
 """Order of the verdicts, mild to severe."""
 
@@ -44,6 +46,7 @@ class Context:
 
     transform: fixed_to_moving. inverse: moving_to_fixed. warped: moving scan on the fixed grid. displacement:
     phi(x) - x on the whole fixed grid, (1, d, *shape) float32, mm, LPS. start: where the deformable part started.
+    steered: landmarks and labels of the pair were prompts of this transform, so they are no independent test of it.
     """
 
     pair: Pair
@@ -52,18 +55,27 @@ class Context:
     warped: Image
     displacement: torch.Tensor
     start: Transform | None = None
+    steered: bool = False
 
     @classmethod
     def build(
-        cls, pair: Pair, transform: Transform, inverse: Inverse, warped: Image, start: Transform | None = None
+        cls,
+        pair: Pair,
+        transform: Transform,
+        inverse: Inverse,
+        warped: Image,
+        start: Transform | None = None,
+        steered: bool = False,
     ) -> Context:
         """Evaluate the displacement on the fixed grid and collect the rest."""
         displacement = transform.displacement(pair.fixed.geometry).detach()
-        return cls(pair, transform, inverse, warped, displacement, start)
+        return cls(pair, transform, inverse, warped, displacement, start, steered)
 
     @classmethod
     def of(cls, result: Result) -> Context:
-        """The context of a finished registration."""
+        """The context of a finished registration: the one its checks used, else built."""
+        if result.context is not None:
+            return result.context
         return cls.build(result.pair, result.transform, result.inverse, result.warped, result.start)
 
     @property

@@ -24,7 +24,9 @@ def _covered(context: Context) -> Finding:
         "%",
         "at least 90 %",
         graded(share, 90.0, 60.0),
-        "The rest of the anatomy maps outside the moving scan's field of view: nothing is known there, the registered "
+        "All of the fixed anatomy is seen in the moving scan."
+        if share == 100.0
+        else "The rest of the anatomy maps outside the moving scan's field of view: nothing is known there, the registered "
         "scan is black and the displacement is a guess.",
         work.position_mm(lost.mean(0)) if len(lost) else None,
     )

@@ -1,4 +1,4 @@
-"""Local volume change: range, SDlogJ, folded voxels (METHODS 0.4)."""
+"""Local volume change: range, SDlogJ, folded voxels."""
 
 from __future__ import annotations
 

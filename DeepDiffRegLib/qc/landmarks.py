@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Context, Finding, graded
+from .base import STEERED, Context, Finding, graded
 
 
 def compute(context: Context) -> list[Finding]:
@@ -28,6 +28,9 @@ def compute(context: Context) -> list[Finding]:
         }
         for name, e, b, p in zip(landmarks.fixed.names, error, before, landmarks.fixed.positions_mm)
     ]
+    missed = (
+        " Either the registration misses this place or the landmark was set wrongly." if error.max() >= good else ""
+    )
     place = tuple(round(float(v), 1) for v in landmarks.fixed.positions_mm[worst])
     return [
         Finding(
@@ -37,7 +40,8 @@ def compute(context: Context) -> list[Finding]:
             "mm",
             f"at most {good:.1f} mm",
             graded(float(error.mean()), good, bad),
-            f"Mean distance between where {len(error)} landmarks land and where they should; before {before.mean():.1f} mm.",
+            f"Mean distance between where {len(error)} landmarks land and where they should; before {before.mean():.1f} mm."
+            + (f" {STEERED}" if context.steered else ""),
             place,
             {"p95_mm": float(np.percentile(error, 95)), "before_mm": float(before.mean()), "landmarks": rows},
         ),
@@ -48,8 +52,7 @@ def compute(context: Context) -> list[Finding]:
             "mm",
             f"at most {bad:.1f} mm",
             "good" if error.max() < bad else "check",
-            f"Landmark {landmarks.fixed.names[worst]!r}; 95 % are within {np.percentile(error, 95):.1f} mm. Either the "
-            "registration misses this place or the landmark was set wrongly.",
+            f"Landmark {landmarks.fixed.names[worst]!r}; 95 % are within {np.percentile(error, 95):.1f} mm." + missed,
             place,
         ),
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.image import Image
-from .base import Context, Finding, graded
+from .base import STEERED, Context, Finding, graded
 
 SMALL_VOXELS = 100
 """Structures with fewer voxels in either map are listed but do not count in the mean: one voxel changes their Dice too much."""
@@ -26,7 +26,7 @@ def compute(context: Context) -> list[Finding]:
     with ThreadPoolExecutor(2) as pool:
         rows = pool.map(lambda pair: _row(pair, fixed, warped, before, boxes, spacing, context), context.label_pairs)
         rows = [row for row in rows if row is not None]
-    return _findings(rows) if rows else []
+    return _findings(rows, context.steered) if rows else []
 
 
 def surface_distances(first: np.ndarray, second: np.ndarray, spacing) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +88,7 @@ def _row(pair, fixed, warped, before, boxes, spacing, context: Context) -> dict 
     return row
 
 
-def _findings(rows: list[dict]) -> list[Finding]:
+def _findings(rows: list[dict], steered: bool) -> list[Finding]:
     counted = [r for r in rows if not r["small"]] or rows
     dice, before = (float(np.mean([r[k] for r in counted])) for k in ("dice", "dice_before"))
     worst = min(counted, key=lambda r: r["dice"])
@@ -100,8 +100,8 @@ def _findings(rows: list[dict]) -> list[Finding]:
             "",
             "at least 0.55 and more than before",
             "bad" if dice < before - 0.02 else graded(dice, 0.55, 0.35),
-            f"Mean over {len(counted)} structures; before registration {before:.3f}. Worst: label {worst['label']} with "
-            f"{worst['dice']:.2f}. Thin structures such as cortical areas of two persons rarely exceed 0.7.",
+            f"{_over(counted)}; before registration {before:.3f}. Worst: label {worst['label']} with {worst['dice']:.2f}. "
+            + (STEERED if steered else "Thin structures such as cortical areas of two persons rarely exceed 0.7."),
             worst["place_mm"],
             {"before": before, "labels": rows},
         )
@@ -125,6 +125,10 @@ def _findings(rows: list[dict]) -> list[Finding]:
             )
         )
     return findings
+
+
+def _over(rows: list[dict]) -> str:
+    return "One structure" if len(rows) == 1 else f"Mean over {len(rows)} structures"
 
 
 def _warped_labels(context: Context) -> np.ndarray:

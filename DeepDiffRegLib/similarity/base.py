@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ class Similarity(ABC):
     """Compares two tensors on one grid. Instances hold options only, so one serves any number of pairs.
 
     ``features`` turns a scan into the channels that are compared (the scan itself unless overridden, as by MIND): it is
-    applied once per level to both scans, before warping.
+    applied once per level to both scans, before warping. oriented: whether they depend on the directions of the grid's
+    axes, so that both scans must lie on parallel grids when they are computed; 0 is then no neutral value outside either.
     """
+
+    oriented: ClassVar[bool] = False
 
     def features(self, scan: torch.Tensor, spacing_mm: tuple[float, ...]) -> torch.Tensor:
         """(1, 1, ...) scan -> (1, C, ...) features on the same grid."""

@@ -35,6 +35,8 @@ class MIND(Similarity):
     derivative is with respect to the warped descriptors, which are warped instead of recomputed.
     """
 
+    oriented = True
+
     def __init__(self, radius_voxels: int = 1, distance_voxels: int = 2):
         for name, value in (("radius_voxels", radius_voxels), ("distance_voxels", distance_voxels)):
             if int(value) != value or value < 1:

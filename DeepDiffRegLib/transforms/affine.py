@@ -114,7 +114,8 @@ class LinearModel(Model):
         matrix = self.geometry.world_to_index[:-1, :-1] @ step[:-1] @ self.geometry.index_to_world
         return linear_field(matrix, self.geometry.shape).to(self._device)
 
-    def step(self, force: torch.Tensor) -> None:
+    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+        force = force if prompt_force is None else force.add_(prompt_force)
         gradient = torch.from_numpy(np.concatenate(self._moments(force)))
         decay = max(0.1, 1 - 0.9 * self._adam.steps / self.decay_steps)
         theta = -self.learning_rate * decay * self._adam.direction(gradient).clamp(-1, 1).numpy()

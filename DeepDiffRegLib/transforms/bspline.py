@@ -204,7 +204,8 @@ class BSplineModel(Model):
     def displacement(self) -> torch.Tensor:
         return evaluate(self._c, self._control, self.geometry).contiguous()
 
-    def step(self, force: torch.Tensor) -> None:
+    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+        force = force if prompt_force is None else force.add_(prompt_force)
         gradient = evaluate_adjoint(force, self._control, self.geometry)
         self._c.sub_(self._adam.direction(gradient).clamp_(-1, 1), alpha=self.learning_rate)
         self._pin()

@@ -1,4 +1,4 @@
-"""Composed small deformations: phi <- phi o (Id + d), Adam directions kept in the Lie algebra (METHODS 5.5).
+"""Composed small deformations: phi <- phi o (Id + d), Adam directions kept in the Lie algebra.
 
 Each step is smooth and short (``learning_rate`` voxels at most, so |Dd| < 1), hence invertible, and so is their
 composition. Update: Jena et al., FireANTs, 2024; greedy composition: Avants et al., MedIA 2008.
@@ -24,10 +24,7 @@ class DiffeomorphicModel(DisplacementModel):
         super().enter(geometry, device)
         self._spare: torch.Tensor | None = None
 
-    def step(self, force: torch.Tensor) -> None:
-        gaussian(force, self.sigma_gradient, out=force)
-        direction, longest = self._adam.direction(force)
-        direction.mul_(-self.learning_rate / max(1.0, longest))
-        self._spare = compose(self._u, direction, out=self._spare)
+    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+        self._spare = compose(self._u, self.move(force, prompt_force), out=self._spare)
         gaussian(self._spare, self.sigma_warp, out=self._u)
         pin_faces(self._u, self.pinned)

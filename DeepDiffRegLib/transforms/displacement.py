@@ -105,7 +105,7 @@ def _times(matrix: np.ndarray, field: torch.Tensor) -> torch.Tensor:
 
 
 class DisplacementModel(Model):
-    """Free form: u <- u - learning_rate * direction, smoothed (METHODS 5.4 in voxels). Nothing keeps it from folding.
+    """Free form: u <- u - learning_rate * direction, smoothed, in voxels. Nothing keeps it from folding.
 
     learning_rate: longest step in voxels of the level. sigma_gradient_voxels, sigma_warp_voxels: Gaussians on the force
     (viscous) and on the whole displacement (elastic). epsilon: of the field's Adam, relative to its largest root moment.
@@ -133,6 +133,7 @@ class DisplacementModel(Model):
         self.geometry = geometry
         pin_faces(self._u, self.pinned)
         self._adam = FieldAdam(self._u, self.betas, self.epsilon)
+        self._prompt_adam: FieldAdam | None = None
 
     def displacement(self) -> torch.Tensor:
         return self._u
@@ -140,12 +141,26 @@ class DisplacementModel(Model):
     def smooth_force(self, force: torch.Tensor) -> torch.Tensor:
         return gaussian(force, self.sigma_gradient)
 
-    def step(self, force: torch.Tensor) -> None:
-        gaussian(force, self.sigma_gradient, out=force)
-        direction, longest = self._adam.direction(force)
-        self._u.sub_(direction, alpha=self.learning_rate / max(1.0, longest))
+    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+        self._u.add_(self.move(force, prompt_force))
         gaussian(self._u, self.sigma_warp, out=self._u)
         pin_faces(self._u, self.pinned)
+
+    def move(self, force: torch.Tensor, prompt_force: torch.Tensor | None) -> torch.Tensor:
+        """The small displacement to take, in voxels; each force contributes at most ``learning_rate``.
+
+        Prompts have moments of their own: one normalization for both would let a strong prompt silence the scans.
+        """
+        gaussian(force, self.sigma_gradient, out=force)
+        direction, longest = self._adam.direction(force)
+        direction.mul_(-self.learning_rate / max(1.0, longest))
+        if prompt_force is not None:
+            if self._prompt_adam is None:
+                self._prompt_adam = FieldAdam(self._u, self.betas, self.epsilon)
+            gaussian(prompt_force, self.sigma_gradient, out=prompt_force)
+            prompted, longest = self._prompt_adam.direction(prompt_force)
+            direction.sub_(prompted, alpha=self.learning_rate / max(1.0, longest))
+        return direction
 
     def finish(self) -> Transform:
         return DisplacementTransform(to_world(self._u, self.geometry), self.geometry)

@@ -26,7 +26,7 @@ RK4_VOXELS_PER_STEP = 0.5
 
 
 def squarings(velocity_voxels: torch.Tensor, least: int = LEAST_SQUARINGS) -> int:
-    """T = max(least, ceil(log2(2 max|v|))), so that max|v| / 2^T is below half a voxel (METHODS 9.8)."""
+    """T = max(least, ceil(log2(2 max|v|))), so that max|v| / 2^T is below half a voxel."""
     largest = _largest(velocity_voxels)
     return max(least, math.ceil(math.log2(2 * largest)) if largest > 0 else 0)
 

@@ -41,8 +41,12 @@ class Model(ABC):
         """Current u: (1, d, *shape) in voxels of the level's grid. Not to be written to."""
 
     @abstractmethod
-    def step(self, force: torch.Tensor) -> None:
-        """Move the parameters downhill. ``force`` is dE/du in voxels; it may be overwritten."""
+    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+        """Move the parameters downhill. Both forces are dE/du in voxels and may be overwritten.
+
+        force: of the scans and regularizers. prompt_force: of the user's prompts, balanced against the scans' already. A
+        model may normalize them apart, so that a prompt, strong where it acts, does not slow the scans elsewhere.
+        """
 
     @abstractmethod
     def finish(self) -> Transform:

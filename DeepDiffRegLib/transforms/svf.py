@@ -103,8 +103,8 @@ class SVFModel(DisplacementModel):
             self._exponential = integrate(self._u, "scaling_squaring", needed)
         return self._exponential
 
-    def step(self, force: torch.Tensor) -> None:
-        super().step(force)
+    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+        super().step(force, prompt_force)
         self._exponential = None
 
     def finish(self) -> Transform:

@@ -13,6 +13,7 @@ import ctypes
 import json
 import math
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -45,18 +46,24 @@ def run(sizes: tuple[int, ...], threads: int, device: str = "cpu") -> dict:
         "rows": rows,
         "time_exponent": exponent(voxels, [row["solver"]["iteration_s"]["median"] for row in rows]),
         "memory_exponent": exponent(voxels, [row["whole"]["beyond_mb"] for row in rows]),
+        "memory_line": line(voxels, [row["whole"]["beyond_mb"] for row in rows]),
         "limit_bytes_per_voxel": LIMIT_BYTES,
     }
 
 
 def exponent(voxels: list[int], values: list[float]) -> float | None:
     """Slope of log(value) over log(voxels) by least squares; None for fewer than two sizes."""
-    pairs = [(math.log(n), math.log(v)) for n, v in zip(voxels, values) if v > 0]
-    if len(pairs) < 2:
+    if len(voxels) < 2:
         return None
-    x_mean, y_mean = (sum(column) / len(pairs) for column in zip(*pairs))
-    above = sum((x - x_mean) * (y - y_mean) for x, y in pairs)
-    return round(above / sum((x - x_mean) ** 2 for x, _ in pairs), 3)
+    return round(statistics.linear_regression(*([math.log(v) for v in axis] for axis in (voxels, values))).slope, 3)
+
+
+def line(voxels: list[int], megabytes: list[float]) -> dict | None:
+    """Memory as a fixed part plus bytes per voxel, by least squares; None for fewer than two sizes."""
+    if len(voxels) < 2:
+        return None
+    fit = statistics.linear_regression(voxels, megabytes)
+    return {"fixed_mb": round(fit.intercept, 1), "bytes_per_voxel": round(fit.slope * 2**20, 1)}
 
 
 def _child(what: str, size: int, folder: Path, threads: int, device: str) -> dict:
@@ -113,7 +120,7 @@ def _give_back_free_memory() -> None:
 
 
 def make(size: int, folder: Path) -> dict:
-    """A generated pair of 64^3 voxels, resampled to ``size``^3, with noise, as two plain NIfTI files."""
+    """A generated pair, the fixed scan of 64^3 voxels, resampled to ``size``^3, with noise, as two plain NIfTI files."""
     import torch
 
     from DeepDiffRegLib.data.image import Image
@@ -121,11 +128,11 @@ def make(size: int, folder: Path) -> dict:
     from DeepDiffRegLib.data.phantoms import make_pair
     from DeepDiffRegLib.geometry.pyramid import resample
 
-    pair = make_pair(3, (64, 64, 64), rotation_deg=2.0, translation_mm=2.0, noise=0.0).pair
+    pair = make_pair(3, (64, 64, 64), spacing_mm=(3.0, 3.0, 3.0), rotation_deg=2.0, translation_mm=2.0, noise=0.0).pair
     torch.manual_seed(size)
     for role in ("fixed", "moving"):
         image = getattr(pair, role)
-        grid = image.geometry.resized((size,) * 3)
+        grid = image.geometry.resized([round(n * size / 64) for n in image.geometry.size])
         values = resample(image.tensor, image.geometry, grid)
         write_image(Image(values.add_(15.0 * torch.randn_like(values)), grid), folder / f"{role}.nii")
     return {}
@@ -166,7 +173,9 @@ def _config(what: str, threads: int, device: str):
     config = config.replace(preprocess=replace(config.preprocess, crop=False))
     factors, iterations = ((4, 2, 1), WHOLE_ITERATIONS) if what == "whole" else ((1,), (ITERATIONS,))
     config = config.replace(schedule=replace(config.schedule, factors=factors, iterations=iterations))
-    return config if what == "whole" else config.replace(start=replace(config.start, initial="centers", transform="none"))
+    return (
+        config if what == "whole" else config.replace(start=replace(config.start, initial="centers", transform="none"))
+    )
 
 
 def _register(pair, config, outdir: Path | None, memory: Memory | None) -> tuple[list[float], int]:

@@ -246,6 +246,20 @@ def test_single_landmark_list(scans, refused, tmp_path):
     refused(*scans, "--fixed-landmarks", path, words=["--moving-landmarks"])
 
 
+def test_single_landmark_list_on_the_moving_side(scans, refused, tmp_path):
+    path = write_csv(tmp_path / "m.csv", GOOD_POINTS)
+    refused(*scans, "--moving-landmarks", path, words=["--fixed-landmarks"])
+
+
+def test_lists_of_a_single_landmark_are_a_pair(scans, tmp_path, capfd):
+    """One landmark on either side is a prompt like any other: it is met, and nothing folds."""
+    out = tmp_path / "out"
+    options = landmarks(tmp_path, [(10, 9, 8)], [(11, 9, 8)])
+    assert main(["register", *scans, *options, "-o", str(out), "--preset", "fast", "--quiet"]) == 0
+    found = {f["name"]: f["value"] for f in json.loads((out / "result.json").read_text())["findings"]}
+    assert found["tre_max"] < 0.5 and found["folds"] == 0
+
+
 def test_empty_landmark_list(scans, refused, tmp_path):
     refused(*scans, *landmarks(tmp_path, [], []), words=["f.csv"])
 
@@ -289,7 +303,40 @@ def test_unwritable_output_folder(scans, tmp_path, capfd):
     assert blocked.read_text() == "a file where a folder should be"
 
 
-def test_full_output_folder(scans, tmp_path, capfd):
+def test_read_only_output_folder(scans, tmp_path, capfd):
+    if os.name == "nt" or os.geteuid() == 0:
+        pytest.skip("the administrator may write everywhere")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    assert main(["register", *scans, "-o", str(tmp_path / "locked" / "out")]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "locked" in err and not list((tmp_path / "locked").iterdir())
+
+
+def test_output_on_a_full_disk(scans, tmp_path, capfd, monkeypatch):
+    from DeepDiffRegLib.export import folder
+
+    usage = type(folder.shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 1000, 1000))
+    assert main(["register", *scans, "-o", str(tmp_path / "out")]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "disk is full" in err and not (tmp_path / "out").exists()
+
+
+def test_disk_that_fills_up_while_writing(scans, tmp_path, capfd, monkeypatch):
+    """The run is lost, but in one line, and neither a half result nor a hidden folder is left."""
+    from DeepDiffRegLib.export import itk_transform
+
+    def full(*_):
+        raise OSError("Can't close file (errno = 28, error message = 'No space left on device', buf = 0x5)")
+
+    monkeypatch.setattr(itk_transform, "write_transform", full)
+    assert main(["register", *scans, "-o", str(tmp_path / "out"), "--preset", "fast", "--quiet"]) == 2
+    err = capfd.readouterr().err
+    assert err.endswith("cannot be written: No space left on device\n") and err.count("\n") == 1
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+def test_output_folder_with_other_files(scans, tmp_path, capfd):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.doc").write_text("years of work")

@@ -267,6 +267,17 @@ def test_cancel_leaves_a_whole_result_or_none(files, tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] in ([], ["out"])
 
 
+def test_a_cancelled_run_never_replaces_an_earlier_result(files, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "out"
+    command = ["register", files["fixed"], files["moving"], "-o", str(out), "--quiet", "--overwrite", *SHORT]
+    assert main(command) == 0
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    monkeypatch.setattr(CommandProgress, "cancelled", lambda _: True)
+    assert main(command) == 3
+    assert "stays as it was" in capfd.readouterr().err
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
 def test_interrupt_before_the_first_report_stops_at_once():
     progress = CommandProgress()
     with pytest.raises(KeyboardInterrupt):
