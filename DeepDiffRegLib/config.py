@@ -81,14 +81,14 @@ class PromptOptions:
     """
 
     landmark_sigma_mm: float | None = None
-    landmark_hold_mm: float = 5.0
+    landmark_hold_mm: float = 3.0
     landmark_weight: float = 1.0
-    label_weight: float = 1.0
+    label_weight: float = 3.0
     far_mm: float = 10.0
     update_factors: tuple[float, ...] = (2, 1)
     update_iterations: tuple[int, ...] = (20, 5)
     far_factors: tuple[float, ...] = (4, 2, 1)
-    far_iterations: tuple[int, ...] = (60, 80, 40)
+    far_iterations: tuple[int, ...] = (60, 80, 20)
 
     def schedule(self, whole: Schedule, far: bool) -> Schedule:
         """Levels of an update: never finer than the run's own finest level."""

@@ -197,14 +197,10 @@ class Descent:
         done = sum(work[:number]) + work[number] * iteration / iterations
         fraction = self.span[0] + (self.span[1] - self.span[0]) * done / max(sum(work), 1e-12)
         left = self.progress.seconds_left(fraction)
-        self.progress.report(
-            Step(self.stage, number, len(self.levels), iteration, iterations, loss, fraction, left)
-        )
+        self.progress.report(Step(self.stage, number, len(self.levels), iteration, iterations, loss, fraction, left))
 
 
-def term_force(
-    term: ImageTerm, u: torch.Tensor, level: Level, derivative: str
-) -> tuple[float, torch.Tensor]:
+def term_force(term: ImageTerm, u: torch.Tensor, level: Level, derivative: str) -> tuple[float, torch.Tensor]:
     """Value and force (dE/du or dE/dd, see ``Model.derivative``) of one term at displacement u (voxels)."""
     matrix = index_matrix(level.geometry, term.moving_geometry, level.world)
     warped = warp(term.moving, u, matrix)

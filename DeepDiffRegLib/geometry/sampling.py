@@ -107,7 +107,9 @@ def warped_gradient(warped: torch.Tensor, residual: torch.Tensor) -> torch.Tenso
     return out
 
 
-def sample_points(values: torch.Tensor, geometry: Geometry, points_mm: np.ndarray, padding: str = "zeros") -> np.ndarray:
+def sample_points(
+    values: torch.Tensor, geometry: Geometry, points_mm: np.ndarray, padding: str = "zeros"
+) -> np.ndarray:
     """Look up (1, C, *shape) values at (N, d) points in mm: (N, C) float64, computed in double precision."""
     array = values.detach().cpu().numpy()[0]
     index = geometry.to_index(points_mm)

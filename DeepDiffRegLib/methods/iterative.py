@@ -14,16 +14,19 @@ from ..geometry.grid import Geometry
 from ..problem import Problem
 from ..progress import Progress
 from ..prompts.labels import LabelPrompt
-from ..prompts.landmarks import LandmarkPrompt, choose_sigma_mm
+from ..prompts.landmarks import SMALLEST_SIGMA_VOXELS, LandmarkPrompt, choose_sigma_mm
 from ..result import HistoryEntry, Status
 from ..transforms import TRANSFORMS
 from ..transforms.affine import AffineTransform, LinearModel
 from ..transforms.base import Transform
 from ..transforms.composite import CompositeTransform
+from ..transforms.displacement import DisplacementTransform, to_world
 from ..transforms.model import Model
 
 STAGE = "deformable"
-REACH_PER_MISS = 0.8
+REACH_PER_MISS = 0.25
+MEET_PER_MISS = 0.4
+MET_WITHIN_SD = 0.9
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Solution:
 
 
 class Iterative:
-    """The solver of section 4 of the design: features + transform model + terms + start."""
+    """Features, transform model, terms and start in any combination, solved by one descent."""
 
     def solve(
         self,
@@ -67,7 +70,8 @@ class Iterative:
         model = TRANSFORMS.build(config.transform.name, **config.transform.options)
         model.pinned = pinned
         landmarks = landmark_prompt(prompts, start.world, config)
-        begin(model, start, problem, box, schedule, landmarks)
+        landmarks = begin(model, start, problem, box, schedule, landmarks)
+        model.prompt_weight = config.prompts.label_weight
         labels = label_prompt(prompts, config)
         used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0]
         matrix = start.world.homogeneous
@@ -81,7 +85,8 @@ class Iterative:
             model, levels, progress, STAGE, landmarks, config.prompts.landmark_weight, schedule.tolerance, problem.device,
             [n / f**box.ndim for f, n in used], span,
         ).run()  # fmt: skip
-        return Solution(start.world, outcome.transform, outcome.status, outcome.message, tuple(outcome.history))
+        inner = outcome.transform if landmarks is None else meet(landmarks, model, outcome.transform)
+        return Solution(start.world, inner, outcome.status, outcome.message, tuple(outcome.history))
 
     def _box(self, problem: Problem, config: Config, start: Solution):
         region = problem.region(start.world.homogeneous, config)
@@ -92,28 +97,56 @@ class Iterative:
 
 def begin(
     model: Model, start: Solution, problem: Problem, box: Geometry, schedule: Schedule, landmarks: LandmarkPrompt | None
-) -> None:
-    """Give the model its first map: the start's inner map, then the landmarks' warm start where it can be stored."""
+) -> LandmarkPrompt | None:
+    """Give the model its first map: the start's inner map, then the landmarks' warm start where it can be stored.
+
+    Returns the landmarks with the reach that each needs (``reach_mm``).
+    """
     first = next((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), 1)
     finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=first)
     if start.inner is not None:
         geometry, _ = problem.level_geometries(box, finest, schedule.minimum_size)
         model.resume(start.inner, geometry, problem.device)
-    if landmarks is None or not model.stores_displacement:
-        return
+    if landmarks is None:
+        return None
     geometry, _ = problem.level_geometries(box, finest if start.inner is not None else first, schedule.minimum_size)
     model.enter(geometry, problem.device)
-    spacing = model.displacement().new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
-    start_mm = model.displacement() * spacing
-    misses = landmarks.residuals_mm(start_mm, geometry)
-    moved = replace(landmarks, sigma_mm=reach_mm(landmarks, geometry, misses)).warm_start(start_mm, geometry)
-    model.set_displacement(moved.div_(spacing))
+    u = model.displacement()
+    spacing = u.new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
+    landmarks = replace(
+        landmarks, sigma_mm=reach_mm(landmarks, landmarks.residuals_mm(u * spacing, geometry), geometry)
+    )
+    if model.stores_displacement:
+        model.set_displacement(landmarks.warm_start(u * spacing, geometry).div_(spacing))
+    return landmarks
 
 
-def reach_mm(landmarks: LandmarkPrompt, geometry: Geometry, misses_mm: np.ndarray) -> float:
-    """Reach of the warm start: wide enough for the way to go (a long way on a narrow bump would tear), else compact."""
+def meet(landmarks: LandmarkPrompt, model: Model, reached: Transform) -> Transform:
+    """The map with its landmarks brought within their standard deviation by a last compact, fold-free flow.
+
+    The scans' steps may have drawn landmarks away again that ask for much. Models that store no displacement keep theirs.
+    """
+    if not model.stores_displacement:
+        return reached
+    geometry = model.geometry
+    u = model.displacement()
+    spacing = u.new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
+    u_mm = u * spacing
+    misses = landmarks.residuals_mm(u_mm, geometry)
+    excess = np.clip(1 - MET_WITHIN_SD * landmarks.sd_mm / np.maximum(misses, 1e-9), 0, 1)[:, None]
+    images = DisplacementTransform(to_world(u, geometry), geometry).map_points(landmarks.fixed_mm)
+    targets = images + excess * (landmarks.target_mm - images)
+    compact = np.maximum(SMALLEST_SIGMA_VOXELS * max(geometry.spacing_mm), MEET_PER_MISS * misses)
+    model.set_displacement(
+        replace(landmarks, target_mm=targets, sigma_mm=compact).warm_start(u_mm, geometry).div_(spacing)
+    )
+    return model.finish()
+
+
+def reach_mm(landmarks: LandmarkPrompt, misses_mm: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """(N,) reach: wide for a long way to go (on a narrow bump it would tear the tissue), compact for a short one."""
     natural = choose_sigma_mm(landmarks.fixed_mm, geometry.spacing_mm)
-    return max(landmarks.sigma_mm or 0.0, min(natural, REACH_PER_MISS * float(misses_mm.max())))
+    return np.maximum(landmarks.sigma_mm, np.minimum(natural, REACH_PER_MISS * misses_mm))
 
 
 def landmark_prompt(prompts: Prompts, world: AffineTransform, config: Config) -> LandmarkPrompt | None:
@@ -133,9 +166,7 @@ def label_prompt(prompts: Prompts, config: Config) -> LabelPrompt | None:
     """Label pairs, when both maps are given."""
     if prompts.fixed_labels is None or prompts.moving_labels is None:
         return None
-    return LabelPrompt(
-        prompts.fixed_labels, prompts.moving_labels, prompts.label_pairs, config.prompts.label_weight
-    )
+    return LabelPrompt(prompts.fixed_labels, prompts.moving_labels, prompts.label_pairs, config.prompts.label_weight)
 
 
 def split(transform: Transform | None, ndim: int) -> Solution:

@@ -14,13 +14,12 @@ OPTIONS = {"parallel": True, "fastmath": True, "cache": True}
 
 
 @njit(**OPTIONS)
-def add_bumps(u, spacing, centers, coefficients, radius, out):
-    """out(x) = u(x) + sum_i c_i (1 - |x + u(x) - y_i|^2 / radius^2)_+^8; ``out`` may be ``u``.
+def add_bumps(u, spacing, centers, coefficients, radii, out):
+    """out(x) = u(x) + sum_i c_i (1 - |x + u(x) - y_i|^2 / radius_i^2)_+^8; ``out`` may be ``u``.
 
-    spacing: (3,). centers, coefficients: (n, 3). All float32; positions count from the first voxel's center.
+    spacing: (3,). centers, coefficients: (n, 3). radii: (n,). All float32; positions count from the first voxel's center.
     """
     _, nz, ny, nx = u.shape
-    scale = F(1) / (radius * radius)
     for z in prange(nz):
         position = np.empty((3, nx), dtype=np.float32)
         step = np.empty((3, nx), dtype=np.float32)
@@ -42,7 +41,7 @@ def add_bumps(u, spacing, centers, coefficients, radius, out):
                 out[2, z, y, x] = uz
             begin, end = nx, 0
             for i in range(centers.shape[0]):
-                py, pz = centers[i, 1], centers[i, 2]
+                py, pz, radius = centers[i, 1], centers[i, 2], radii[i]
                 if py + radius < base_y + low_y or py - radius > base_y + high_y:
                     continue
                 if pz + radius < base_z + low_z or pz - radius > base_z + high_z:
@@ -55,6 +54,7 @@ def add_bumps(u, spacing, centers, coefficients, radius, out):
                 if end == 0:
                     step[:] = F(0)
                 begin, end = min(begin, first), max(end, last)
+                scale = F(1) / (radius * radius)
                 cx, cy, cz = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2]
                 for x in range(first, last):
                     dx, dy, dz = position[0, x] - px, position[1, x] - py, position[2, x] - pz

@@ -14,32 +14,34 @@ REACH = 4.0
 """The bump ends at this many sigma; REACH^2 == 2 * POWER makes its curvature that of the Gaussian."""
 
 
-def bump(distance_mm: np.ndarray, sigma_mm: float) -> np.ndarray:
-    """k(r), any shape."""
+def bump(distance_mm: np.ndarray, sigma_mm: np.ndarray | float) -> np.ndarray:
+    """k(r), any shape; sigma_mm: one reach, or one per entry of the last axis."""
     return np.maximum(0.0, 1 - (distance_mm / (REACH * sigma_mm)) ** 2) ** POWER
 
 
-def solve_forces(positions_mm: np.ndarray, steps_mm: np.ndarray, sigma_mm: float, ridge: float) -> np.ndarray:
+def solve_forces(positions_mm: np.ndarray, steps_mm: np.ndarray, sigma_mm: np.ndarray, ridge: float) -> np.ndarray:
     """(N, d) coefficients c with sum_j k(y_i - y_j) c_j + ridge c_i = step_i, so that overlapping bumps do not add up.
 
-    The ridge keeps nearly coinciding landmarks with different steps from cancelling with huge forces.
+    sigma_mm: (N,), the reach of each bump. The ridge keeps nearly coinciding landmarks with different steps from cancelling with huge forces.
     """
     matrix = bump(np.linalg.norm(positions_mm[:, None] - positions_mm[None], axis=2), sigma_mm)
     return np.linalg.solve(matrix + ridge * np.eye(len(matrix)), steps_mm)
 
 
-def lipschitz(positions_mm: np.ndarray, forces_mm: np.ndarray, sigma_mm: float, axes: np.ndarray) -> float:
+def lipschitz(positions_mm: np.ndarray, forces_mm: np.ndarray, sigma_mm: np.ndarray, axes: np.ndarray) -> float:
     """Largest spectral norm of the derivative of sum_i c_i k(x - y_i), probed where it is steepest.
 
     Probes: a shell at sigma around every center (each bump alone is steepest at 1.03 sigma), and the middle between
-    close centers. axes: (d, d), columns are the probing directions, so that the value does not depend on the grid's.
+    close centers. sigma_mm: (N,). axes: (d, d), columns are the probing directions, so that the value does not depend on the grid's.
     """
     d = positions_mm.shape[1]
     signs = np.array(list(np.ndindex(*(3,) * d)), dtype=float) - 1
     shell = signs[np.abs(signs).sum(1) > 0]
     shell = shell / np.linalg.norm(shell, axis=1, keepdims=True) @ axes.T
-    probes = [(positions_mm[:, None] + sigma_mm * shell[None]).reshape(-1, d), _middles(positions_mm, 2 * sigma_mm)]
-    radius2 = (REACH * sigma_mm) ** 2
+    sigma = np.broadcast_to(np.asarray(sigma_mm, dtype=float), (len(positions_mm),))
+    shells = positions_mm[:, None] + sigma[:, None, None] * shell[None]
+    probes = [shells.reshape(-1, d), _middles(positions_mm, 2 * sigma.max())]
+    radius2 = (REACH * sigma) ** 2
     largest = 0.0
     for part in np.array_split(np.concatenate(probes), max(1, len(positions_mm) // 16)):
         offset = part[:, None] - positions_mm[None]
@@ -61,29 +63,31 @@ def add_bumps(
     spacing_mm: tuple[float, ...],
     centers_mm: np.ndarray,
     forces_mm: np.ndarray,
-    sigma_mm: float,
+    sigma_mm: np.ndarray | float,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """u + d o (Id + u) with d(x) = sum_i c_i k(x - y_i), evaluated exactly at every voxel's current image.
 
     displacement: u, (1, d, *shape), mm along the grid's axes. centers_mm: y_i, (N, d), forces_mm: c_i, (N, d), both along
-    the grid's axes from the first voxel's center. out: may be ``displacement`` itself; allocated when absent.
+    the grid's axes from the first voxel's center. sigma_mm: one reach or (N,). out: may be ``displacement`` itself; allocated
+    when absent.
     """
     out = torch.empty_like(displacement, memory_format=torch.contiguous_format) if out is None else out
     tensors = (displacement, out)
+    radii = np.broadcast_to(REACH * np.asarray(sigma_mm, dtype=float), (len(centers_mm),))
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
     if displacement.ndim == 5 and plain:
         from . import _kernels_fused as fused
 
-        single = [np.ascontiguousarray(v, dtype=np.float32) for v in (spacing_mm, centers_mm, forces_mm)]
+        single = [np.ascontiguousarray(v, dtype=np.float32) for v in (spacing_mm, centers_mm, forces_mm, radii)]
         u, target = (t.detach()[0].numpy() for t in tensors)
-        fused.add_bumps(u, *single, np.float32(REACH * sigma_mm), target)
+        fused.add_bumps(u, *single, target)
         return out
     step = torch.zeros_like(displacement)
     low = displacement.amin(tuple(range(2, displacement.ndim)))[0].tolist()
     high = displacement.amax(tuple(range(2, displacement.ndim)))[0].tolist()
-    for center, force in zip(centers_mm, forces_mm):
-        _add_bump(step, displacement, spacing_mm, center, force, REACH * sigma_mm, (low, high))
+    for center, force, radius in zip(centers_mm, forces_mm, radii):
+        _add_bump(step, displacement, spacing_mm, center, force, float(radius), (low, high))
     return torch.add(displacement, step, out=out)
 
 

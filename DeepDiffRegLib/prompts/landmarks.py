@@ -72,7 +72,8 @@ class LandmarkPrompt:
     """Points of the fixed scan and where the displacement has to carry them.
 
     fixed_mm: (N, d), LPS. target_mm: (N, d), LPS, A^-1 of the moving landmarks for a map A(x + u(x)). sd_mm: how far a
-    click may be off, one number or (N,). sigma_mm: reach of a landmark (None: ``choose_sigma_mm`` on each grid).
+    click may be off, one number or (N,). sigma_mm: reach, one number or (N,) (None: ``choose_sigma_mm`` on each
+    grid).
     follow_suspects: whether the flow also follows landmarks that contradict the others (``suspects``).
     guard: surround landmarks that have to move by points at 3 sigma that must not.
     """
@@ -94,18 +95,19 @@ class LandmarkPrompt:
         if not (np.isfinite(self.fixed_mm).all() and np.isfinite(self.target_mm).all()):
             raise InputError("LandmarkPrompt: positions must be finite")
         sd = np.broadcast_to(np.asarray(self.sd_mm, dtype=np.float64), (len(self),))
-        if not (sd > 0).all() or not (self.sigma_mm is None or self.sigma_mm > 0):
+        if not (sd > 0).all() or not (self.sigma_mm is None or np.all(np.asarray(self.sigma_mm) > 0)):
             raise InputError("LandmarkPrompt: sd_mm and sigma_mm must be positive")
         object.__setattr__(self, "sd_mm", sd)
 
     def __len__(self) -> int:
         return len(self.fixed_mm)
 
-    def sigma_on(self, geometry: Geometry) -> float:
-        """Reach in mm on this grid: the chosen one, widened where its voxels are too coarse for it."""
+    def sigma_on(self, geometry: Geometry) -> np.ndarray:
+        """(N,) reach in mm on this grid: the chosen one, widened where its voxels are too coarse for it."""
         if self.sigma_mm is None:
-            return choose_sigma_mm(self.fixed_mm, geometry.spacing_mm)
-        return max(self.sigma_mm, SMALLEST_SIGMA_VOXELS * max(geometry.spacing_mm))
+            return np.full(len(self), choose_sigma_mm(self.fixed_mm, geometry.spacing_mm))
+        chosen = np.broadcast_to(np.asarray(self.sigma_mm, dtype=float), (len(self),))
+        return np.maximum(chosen, SMALLEST_SIGMA_VOXELS * max(geometry.spacing_mm))
 
     def residuals_mm(self, displacement: torch.Tensor, geometry: Geometry) -> np.ndarray:
         """(N,) distances |p + u(p) - target|.
@@ -191,10 +193,11 @@ class LandmarkPrompt:
         """The landmark flow in place; ``most_folds`` ends it before the first step that folds more voxels."""
         sigma, followed = self.sigma_on(geometry), self._followed()
         accuracy = ACCURACY_VOXELS * min(geometry.spacing_mm)
-        guards = self._guards(current, geometry, sigma, followed, accuracy)
+        guards = self._guards(current, geometry, float(sigma.max()), followed, accuracy)
         held = self._images(current, geometry, guards)[0]
-        way = np.linalg.norm(self._misses(current, geometry)[1][followed], axis=1).max(initial=0.0)
-        planned = max(steps, int(np.ceil(2 * way / (LONGEST_FORCE * sigma))))
+        ways = np.linalg.norm(self._misses(current, geometry)[1], axis=1)[followed]
+        planned = max(steps, int(np.ceil(2 * (ways / (LONGEST_FORCE * sigma[followed])).max(initial=0.0))))
+        reaches = np.concatenate((sigma[followed], np.full(len(guards), sigma.max())))
         before = None if most_folds is None else torch.empty_like(current)
         progress: list[float] = []
         for step in range(EXTRA_STEPS * planned):
@@ -208,7 +211,7 @@ class LandmarkPrompt:
             wanted = -np.concatenate((misses[followed], guard_misses)) / max(planned - step, 1)
             if before is not None:
                 before.copy_(current)
-            _add_step(current, geometry, at, wanted, sigma)
+            _add_step(current, geometry, at, wanted, reaches)
             if before is not None and _folds(current, geometry) > most_folds:
                 current.copy_(before)
                 break
@@ -230,7 +233,7 @@ class LandmarkPrompt:
         return np.array(kept).reshape(-1, d)
 
 
-def _add_step(current: torch.Tensor, geometry: Geometry, at: np.ndarray, wanted: np.ndarray, sigma: float) -> None:
+def _add_step(current: torch.Tensor, geometry: Geometry, at: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> None:
     """Compose one deformation that moves ``at`` by ``wanted``, or by less where that would be too steep.
 
     Stiffer systems give up what close neighbors contradict each other about and keep the rest; then the step is
@@ -241,7 +244,7 @@ def _add_step(current: torch.Tensor, geometry: Geometry, at: np.ndarray, wanted:
     for ridge in RIDGES:
         forces = solve_forces(at, wanted, sigma, ridge)
         steepness = max(
-            np.linalg.norm(forces, axis=1).max() / (LONGEST_FORCE * sigma),
+            (np.linalg.norm(forces, axis=1) / (LONGEST_FORCE * sigma)).max(),
             lipschitz(at, forces, sigma, geometry.rotation.T) / LARGEST_LIPSCHITZ,
         )
         if steepness <= MUCH_TOO_STEEP:

@@ -147,7 +147,7 @@ class DisplacementModel(Model):
         pin_faces(self._u, self.pinned)
 
     def move(self, force: torch.Tensor, prompt_force: torch.Tensor | None) -> torch.Tensor:
-        """The small displacement to take, in voxels; each force contributes at most ``learning_rate``.
+        """The small displacement to take, in voxels; each force contributes at most ``learning_rate`` (times ``prompt_weight``).
 
         Prompts have moments of their own: one normalization for both would let a strong prompt silence the scans.
         """
@@ -159,7 +159,7 @@ class DisplacementModel(Model):
                 self._prompt_adam = FieldAdam(self._u, self.betas, self.epsilon)
             gaussian(prompt_force, self.sigma_gradient, out=prompt_force)
             prompted, longest = self._prompt_adam.direction(prompt_force)
-            direction.sub_(prompted, alpha=self.learning_rate / max(1.0, longest))
+            direction.sub_(prompted, alpha=self.prompt_weight * self.learning_rate / max(1.0, longest))
         return direction
 
     def finish(self) -> Transform:

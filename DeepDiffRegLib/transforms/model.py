@@ -24,13 +24,14 @@ class Model(ABC):
 
     derivative: ``pull`` models take dE/du at the current u (exact derivative of the interpolated scan); ``warped`` models
     take dE/dd at d = 0 of phi o (Id + d) (gradient of the warped scan). stores_displacement: whether u itself is the
-    parameter, so that a landmark step may be composed onto it. pinned: faces of the grid that must not move.
+    parameter, so that a landmark step may be composed onto it. pinned: faces of the grid that must not move. prompt_weight: step of the prompts relative to the scans'.
     """
 
     derivative: ClassVar[Literal["pull", "warped"]] = "pull"
     stores_displacement: ClassVar[bool] = False
     geometry: Geometry
     pinned: tuple[Face, ...] = ()
+    prompt_weight: float = 1.0
 
     @abstractmethod
     def enter(self, geometry: Geometry, device: torch.device | str) -> None:

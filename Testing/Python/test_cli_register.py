@@ -306,7 +306,7 @@ def test_demo_writes_the_report_and_the_scans(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SIZE", (40, 36, 32))
     out = tmp_path / "demo"
     scans = tmp_path / "scans"
-    assert main(["demo", "-o", str(out), "--scans", str(scans), "--preset", "fast", "--json"]) == 0
+    assert main(["demo", "-o", str(out), "--scans", str(scans), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert {p.name for p in out.iterdir()} == FILES
     assert (scans / "fixed.nii.gz").is_file() and (scans / "moving_landmarks.mrk.json").is_file()

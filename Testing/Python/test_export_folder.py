@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import namedtuple
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_exactly_the_promised_files(result, tmp_path):
     write_result(result, tmp_path / "deep" / "out")
     assert names(tmp_path / "deep" / "out") == sorted(FILES)
     assert names(tmp_path / "deep") == ["out"]
+
+
+def test_what_the_checks_computed_is_written_without_computing_it_again(result, tmp_path, monkeypatch):
+    context = Context.of(result)
+    known = dataclasses.replace(result, context=context)
+    assert Context.of(known) is context
+    monkeypatch.setattr(Context, "build", lambda *_, **__: pytest.fail("the displacement was computed again"))
+    write_result(known, tmp_path / "out")
+    assert names(tmp_path / "out") == sorted(FILES)
 
 
 def test_other_programs_read_the_files(result, tmp_path):

@@ -229,7 +229,7 @@ def test_sigma_follows_the_spacing_of_landmarks():
     assert choose_sigma_mm(10 * grid, (1.0, 1.0, 1.0)) == 25.0
     assert choose_sigma_mm(grid / 100, (1.0, 1.0, 1.0)) == 3.0
     coarse = Geometry.identity((10, 10, 10), 4.0)
-    assert LandmarkPrompt(grid, grid, sigma_mm=5.0).sigma_on(coarse) == 12.0
+    assert LandmarkPrompt(grid, grid, sigma_mm=5.0).sigma_on(coarse).tolist() == [12.0] * len(grid)
 
 
 def test_trend_survives_wrong_points(rng):

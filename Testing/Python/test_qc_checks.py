@@ -147,6 +147,16 @@ def test_landmark_error_is_exact(grid):
     assert [r["name"] for r in rows["tre_mean"].details["landmarks"]] == ["a", "b"]
 
 
+@pytest.mark.parametrize("steered", [False, True])
+def test_landmarks_that_steered_are_said_to_be_no_test(steered):
+    grid = next(iter(GRIDS.values()))
+    points = grid.to_world(np.array([[4.0] * grid.ndim, [9.0] * grid.ndim]))
+    landmarks = Landmarks(Points(points, ("a", "b")), Points(points, ("a", "b")))
+    still = context(grid, AffineTransform.identity(grid.ndim), landmarks=landmarks)
+    rows = found(CHECKS.load("landmarks")(dataclasses.replace(still, steered=steered)))
+    assert ("by construction" in rows["tre_mean"].explanation) is steered
+
+
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_displacement_of_a_translation(grid):
     shift = np.array([3.0, 4.0, 0.0])[: grid.ndim]
