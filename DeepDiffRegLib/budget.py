@@ -24,6 +24,15 @@ COARSEST = 8.0
 
 
 @dataclass(frozen=True)
+class Voxels:
+    """How many voxels: of the fixed and the moving scan, and of the solver's grid at factor 1 (``working_voxels``)."""
+
+    fixed: int
+    moving: int
+    working: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """config: what will be run. bytes: its estimated peak. message: what was changed to fit, empty if nothing."""
 
@@ -32,17 +41,17 @@ class Plan:
     message: str = ""
 
 
-def estimate_bytes(fixed_voxels: int, moving_voxels: int, config: Config, schedule: Schedule | None = None) -> int:
-    """Peak bytes of a run beyond the program itself. fixed_voxels, moving_voxels: of the scans (a crop only needs less)."""
-    schedule = schedule or config.schedule
+def estimate_bytes(voxels: Voxels, config: Config) -> int:
+    """Peak bytes of a run beyond the program itself (a crop only needs less)."""
+    schedule = config.schedule
     finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=1.0)
     per_voxel = SOLVER_BYTES + FEATURE_BYTES.get(config.similarity.name, 0)
-    solving = per_voxel * fixed_voxels / max(finest, 1.0) ** 3
-    scans = SCAN_BYTES * (fixed_voxels + moving_voxels)
-    return int(scans + max(solving, OUTPUT_BYTES * fixed_voxels))
+    solving = per_voxel * voxels.working / max(finest, 1.0) ** 3
+    scans = SCAN_BYTES * (voxels.fixed + voxels.moving)
+    return int(scans + max(solving, OUTPUT_BYTES * voxels.fixed))
 
 
-def plan(fixed_voxels: int, moving_voxels: int, config: Config, device: torch.device) -> Plan:
+def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
     """The configuration as it is when it fits, else with coarser levels until it does.
 
     The limit is ``config.max_memory_gb`` (of the whole process) and what the machine has free. Raises ``OutOfMemoryError``
@@ -51,21 +60,21 @@ def plan(fixed_voxels: int, moving_voxels: int, config: Config, device: torch.de
     free = available_memory_bytes(device if device.type == "cuda" else None)
     if config.max_memory_gb is not None:
         free = min(free, int(config.max_memory_gb * 2**30 - peak_memory_mb() * 2**20))
-    needed = estimate_bytes(fixed_voxels, moving_voxels, config)
+    needed = estimate_bytes(voxels, config)
     if needed <= free:
         return Plan(config, needed)
     coarser = config
     for floor in _floors(config.schedule):
         schedule = replace(config.schedule, factors=tuple(max(f, floor) for f in config.schedule.factors))
         coarser = config.replace(schedule=schedule)
-        reduced = estimate_bytes(fixed_voxels, moving_voxels, coarser)
+        reduced = estimate_bytes(voxels, coarser)
         if reduced <= free:
             text = (
                 f"the full plan needs about {needed / 2**30:.2f} GB but {free / 2**30:.2f} GB are allowed or free: "
                 f"solved at {floor:.2f} times the finest spacing instead"
             )
             return Plan(coarser, reduced, text)
-    least = estimate_bytes(fixed_voxels, moving_voxels, coarser)
+    least = estimate_bytes(voxels, coarser)
     raise OutOfMemoryError(
         f"not enough memory: even the coarsest plan needs about {least / 2**30:.2f} GB beyond the program, "
         f"{max(free, 0) / 2**30:.2f} GB are allowed or free; crop or resample the scans, or raise --max-memory"

@@ -70,7 +70,6 @@ class Descent:
     device: torch.device | str = "cpu"
     work: Sequence[float] = ()
     span: tuple[float, float] = (0.0, 1.0)
-    on_iteration: Callable[[Model], None] | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     _scan_force: float = 0.0
 
@@ -113,8 +112,6 @@ class Descent:
             self.model.step(force, prompt_force)
             del force  # else it would stay until the next one is complete
             self._pull_landmarks(level)
-            if self.on_iteration is not None:
-                self.on_iteration(self.model)
             if self._settled(losses):
                 return Status.CONVERGED
         return Status.MAX_STEPS
@@ -145,7 +142,9 @@ class Descent:
     def _weigh(self, term: ImageTerm, pushed: torch.Tensor, factors: dict[str, float], several: bool) -> None:
         """Fix a term's factor: its weight for the scans (always first), balanced against the scans' force for others."""
         strength = float(self.model.smooth_force(pushed).abs().max()) if several else 0.0
-        if term.name == SCANS:
+        if not math.isfinite(strength):
+            factors[term.name] = 1.0  # the loop sees that the force is unusable and ends
+        elif term.name == SCANS:
             factors[SCANS], self._scan_force = term.weight, strength * term.weight
         else:
             factors[term.name] = balance(strength, self._scan_force, term.weight)

@@ -124,12 +124,8 @@ class Problem:
 
     @property
     def working_spacing_mm(self) -> float:
-        """Voxel size at factor 1: the fixed scan's finest, or nearer the moving scan's when that is finer.
-
-        On voxels of a coarse fixed scan, detail that only the moving scan resolves would be lost.
-        """
-        fixed, moving = (min(image.geometry.spacing_mm) for image in (self.pair.fixed, self.pair.moving))
-        return float(fixed * min(1.0, moving / fixed) ** TOWARDS_FINER)
+        """Voxel size at factor 1 (``working_spacing_mm`` of the pair)."""
+        return working_spacing_mm(self.pair)
 
     def level_geometries(self, box: Geometry, factor: float, minimum_size: int) -> tuple[Geometry, Geometry]:
         """Both scans' grids of a level: about the same spacing in mm on all axes.
@@ -143,6 +139,20 @@ class Problem:
     def _on_device(self, term: ImageTerm) -> ImageTerm:
         tensors = {name: getattr(term, name) for name in ("fixed", "moving", "fixed_weight", "moving_weight")}
         return replace(term, **{name: t if t is None else t.to(self.device) for name, t in tensors.items()})
+
+
+def working_spacing_mm(pair: Pair) -> float:
+    """Voxel size at factor 1: the fixed scan's finest, or nearer the moving scan's when that is finer.
+
+    On voxels of a coarse fixed scan, detail that only the moving scan resolves would be lost.
+    """
+    fixed, moving = (min(image.geometry.spacing_mm) for image in (pair.fixed, pair.moving))
+    return float(fixed * min(1.0, moving / fixed) ** TOWARDS_FINER)
+
+
+def working_voxels(pair: Pair) -> int:
+    """Voxels of the level of factor 1 on the whole fixed scan: what memory is planned for."""
+    return level_geometry(pair.fixed.geometry, working_spacing_mm(pair), refine=REFINE).voxels
 
 
 def continued(scan: torch.Tensor, geometry: Geometry, margin_mm: float) -> tuple[torch.Tensor, Geometry]:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from .affine.gradient import align
-from .budget import plan
-from .config import Config, load_preset
+from .budget import Voxels, plan
+from .config import Config, Schedule, load_preset
 from .data.image import Image
 from .data.pair import Pair, Prompts
 from .device import choose_device, set_seed, set_threads
@@ -25,7 +25,7 @@ from .errors import Cancelled, InputError, OutOfMemoryError
 from .memory import give_back, peak_memory_mb
 from .methods import METHODS
 from .methods.iterative import Solution, split
-from .problem import Problem
+from .problem import Problem, working_voxels
 from .progress import Progress, Step
 from .prompts.checks import check_prompts
 from .provenance import provenance
@@ -64,7 +64,8 @@ class RegistrationSession:
         self.device = choose_device(self.requested.device)
         self.threads = set_threads(self.requested.threads)
         set_seed(self.requested.seed)
-        planned = plan(pair.fixed.geometry.voxels, pair.moving.geometry.voxels, self.requested, self.device)
+        voxels = Voxels(pair.fixed.geometry.voxels, pair.moving.geometry.voxels, working_voxels(pair))
+        planned = plan(voxels, self.requested, self.device)
         self.config, self.notes = planned.config, [planned.message] if planned.message else []
         self.method = METHODS.build(self.config.method)
         self.timings_s: dict[str, float] = {}
@@ -162,7 +163,7 @@ class RegistrationSession:
             found = align(self.problem, self.config, self.progress, (0.0, START_SHARE))
         return Solution(found.transform, None, found.status, found.message, tuple(found.history))
 
-    def _solve(self, start: Solution, prompts: Prompts, schedule, span: tuple[float, float]) -> Solution:
+    def _solve(self, start: Solution, prompts: Prompts, schedule: Schedule | None, span) -> Solution:
         """Solve; when memory runs out, once more on the CPU or at half resolution, and say so."""
         with self._stage("deformable"):
             for attempt in range(2):
@@ -171,18 +172,19 @@ class RegistrationSession:
                 except OUT_OF_MEMORY as error:
                     if attempt:
                         raise OutOfMemoryError(f"out of memory even after falling back: {error}") from error
-                    self._fall_back()
+                    schedule = self._fall_back(schedule)
         raise AssertionError("unreachable")
 
-    def _fall_back(self) -> None:
+    def _fall_back(self, schedule: Schedule | None) -> Schedule | None:
+        """From the card to the CPU, or from the CPU to half resolution; returns the schedule to try again with."""
         if self.device.type != "cpu":
             self.device = torch.device("cpu")
             self.problem = Problem.prepare(self.pair, self.config, self.device)
             self.notes.append("the card ran out of memory: solved on the CPU instead")
-            return
-        factors = tuple(2 * f for f in self.config.schedule.factors)
-        self.config = self.config.replace(schedule=replace(self.config.schedule, factors=factors))
+            return schedule
+        self.config = self.config.replace(schedule=coarser(self.config.schedule))
         self.notes.append("memory ran out: solved at half resolution instead")
+        return None if schedule is None else coarser(schedule)
 
     def _advance(self, solution: Solution, prompts: Prompts) -> None:
         if solution.inner is None and solution.status is Status.CANCELLED and self._states:
@@ -209,3 +211,8 @@ class RegistrationSession:
         yield
         give_back()
         self.timings_s[name] = self.timings_s.get(name, 0.0) + time.perf_counter() - started
+
+
+def coarser(schedule: Schedule) -> Schedule:
+    """The same levels at half the resolution."""
+    return replace(schedule, factors=tuple(2 * f for f in schedule.factors))

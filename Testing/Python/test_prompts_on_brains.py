@@ -18,9 +18,7 @@ class Brains:
 
     def __init__(self, folder):
         self.pair = ddr.Pair(*(ddr.read_image(folder / f"{n}_SS.nii.gz") for n in (1000, 1001)))
-        self.fixed, self.moving = (
-            ddr.read_image(folder / f"{n}_glm.nii.gz", kind="labels") for n in (1000, 1001)
-        )
+        self.fixed, self.moving = (ddr.read_image(folder / f"{n}_glm.nii.gz", kind="labels") for n in (1000, 1001))
         self.sizes = [np.bincount(image.numpy().ravel(), minlength=256) for image in (self.fixed, self.moving)]
         self.session = ddr.RegistrationSession(self.pair, ddr.load_preset("default"))
         self.before = self.dice(self.session.run())
@@ -73,9 +71,7 @@ def test_three_label_pairs_end_above_085_without_folds(brains):
     ranked = sorted(brains.labels(500), key=brains.before.get)
     chosen = [ranked[len(ranked) * k // 4] for k in (1, 2, 3)]
     pairs = tuple(ddr.LabelPair(v, v) for v in chosen)
-    transform = brains.update(
-        ddr.Prompts(fixed_labels=brains.fixed, moving_labels=brains.moving, label_pairs=pairs)
-    )
+    transform = brains.update(ddr.Prompts(fixed_labels=brains.fixed, moving_labels=brains.moving, label_pairs=pairs))
     after = brains.dice(transform)
     assert min(after[v] for v in chosen) > 0.85
     assert brains.folds(transform) == 0

@@ -15,6 +15,7 @@ from DeepDiffRegLib.data.pair import LabelPair, Pair, Prompts
 from DeepDiffRegLib.data.phantoms import make_pair
 from DeepDiffRegLib.errors import InputError, OutOfMemoryError
 from DeepDiffRegLib.pipeline import register
+from DeepDiffRegLib.problem import working_voxels
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.result import Status
 from DeepDiffRegLib.session import RegistrationSession
@@ -213,9 +214,9 @@ def test_progress_covers_the_whole_run_in_order(phantom):
 
 
 def test_a_tight_memory_limit_means_coarser_and_says_so(phantom, monkeypatch):
-    needed = budget.estimate_bytes(
-        *(image.geometry.voxels for image in (phantom.pair.fixed, phantom.pair.moving)), QUICK
-    )
+    pair = phantom.pair
+    voxels = budget.Voxels(pair.fixed.geometry.voxels, pair.moving.geometry.voxels, working_voxels(pair))
+    needed = budget.estimate_bytes(voxels, QUICK)
     monkeypatch.setattr(budget, "available_memory_bytes", lambda device=None: int(0.9 * needed))
     session = RegistrationSession(phantom.pair, QUICK)
     assert min(session.config.schedule.factors) > 1
