@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .geometry.grid import Geometry
-from .geometry.sampling import index_matrix, pull_gradient, warp, warped_gradient
+from .geometry.sampling import index_matrix, per_component, pull_gradient, warp, warped_gradient
 from .memory import give_back
 from .progress import Progress, Step
 from .prompts.base import ImageTerm, balance
@@ -150,7 +150,7 @@ class Descent:
             factors[term.name] = balance(strength, self._scan_force, term.weight)
 
     def _regularize(self, level: Level, u: torch.Tensor, force: torch.Tensor, values: dict[str, float]) -> None:
-        spacing = u.new_tensor(level.geometry.spacing_mm).reshape(1, -1, *(1,) * level.geometry.ndim)
+        spacing = per_component(level.geometry.spacing_mm, u)
         for weight, regularizer in level.regularizers:
             value, gradient = regularizer.value_and_gradient(u * spacing, level.geometry.spacing_mm)
             values[type(regularizer).__name__.lower()] = weight * value
@@ -165,7 +165,7 @@ class Descent:
         """
         if self.landmarks is None:
             return forces[1]
-        spacing = u.new_tensor(level.geometry.spacing_mm).reshape(1, -1, *(1,) * level.geometry.ndim)
+        spacing = per_component(level.geometry.spacing_mm, u)
         mm = u * spacing
         values["landmarks"] = self.landmarks.energy(mm, level.geometry)
         if self.model.stores_displacement:
@@ -181,7 +181,7 @@ class Descent:
             return
         spacing = np.array(level.geometry.spacing_mm)
         u = self.model.displacement()
-        scale = u.new_tensor(spacing).reshape(1, -1, *(1,) * level.geometry.ndim)
+        scale = per_component(spacing, u)
         pulled = self.landmarks.pull(u * scale, level.geometry, LANDMARK_STEP_VOXELS * float(spacing.min()))
         self.model.set_displacement(pulled.div_(scale))
 

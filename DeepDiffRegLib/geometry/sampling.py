@@ -24,6 +24,13 @@ def identity_index(shape: tuple[int, ...], device="cpu", dtype=torch.float32) ->
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])[None]
 
 
+def per_component(values, like: torch.Tensor) -> torch.Tensor:
+    """d numbers (x, y[, z]), such as a spacing, shaped (1, d, 1, ...) to multiply the field ``like`` (1, d, *shape)."""
+    return torch.as_tensor(np.asarray(values, dtype=float), dtype=like.dtype, device=like.device).reshape(
+        1, -1, *(1,) * (like.ndim - 2)
+    )
+
+
 def sample(values: torch.Tensor, index: torch.Tensor, mode: str = "linear", padding: str = "zeros") -> torch.Tensor:
     """Look up ``values`` (1, C, *in_shape) at ``index`` (1, d, *out_shape); returns (1, C, *out_shape).
 

@@ -11,6 +11,7 @@ from ..config import Config, Schedule
 from ..data.pair import Prompts
 from ..descent import Descent
 from ..geometry.grid import Geometry
+from ..geometry.sampling import per_component
 from ..problem import Problem
 from ..progress import Progress
 from ..prompts.labels import LabelPrompt
@@ -112,7 +113,7 @@ def begin(
     geometry, _ = problem.level_geometries(box, finest if start.inner is not None else first, schedule.minimum_size)
     model.enter(geometry, problem.device)
     u = model.displacement()
-    spacing = u.new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
+    spacing = per_component(geometry.spacing_mm, u)
     landmarks = replace(
         landmarks, sigma_mm=reach_mm(landmarks, landmarks.residuals_mm(u * spacing, geometry), geometry)
     )
@@ -130,7 +131,7 @@ def meet(landmarks: LandmarkPrompt, model: Model, reached: Transform) -> Transfo
         return reached
     geometry = model.geometry
     u = model.displacement()
-    spacing = u.new_tensor(geometry.spacing_mm).reshape(1, -1, *(1,) * geometry.ndim)
+    spacing = per_component(geometry.spacing_mm, u)
     u_mm = u * spacing
     misses = landmarks.residuals_mm(u_mm, geometry)
     excess = np.clip(1 - MET_WITHIN_SD * landmarks.sd_mm / np.maximum(misses, 1e-9), 0, 1)[:, None]
