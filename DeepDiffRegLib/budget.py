@@ -9,11 +9,14 @@ import torch
 from .config import Config, Schedule
 from .errors import OutOfMemoryError
 from .memory import available_memory_bytes, peak_memory_mb
+from .problem import has_half
 
 SOLVER_BYTES = 92
 """Per voxel of the finest level: map, two moments, force, spare map, scans, LNCC gradient and scratch."""
-FEATURE_BYTES = {"mind": 130}
-"""Extra per voxel of the finest level for similarities that store many channels."""
+FEATURE_CHANNELS = {"mind": 12}
+"""Channels of similarities that keep descriptors of both scans instead of the scans."""
+CONTINUED = 2.8
+"""The moving scan's descriptors reach beyond it and lie on a grid turned with the start: this many times its voxels."""
 OUTPUT_BYTES = 60
 """Per voxel of the fixed scan after solving: total displacement, inverse, warped scan, determinants."""
 SCAN_BYTES = 12
@@ -45,14 +48,13 @@ def estimate_bytes(voxels: Voxels, config: Config) -> int:
     """Peak bytes of a run beyond the program itself (a crop only needs less)."""
     schedule = config.schedule
     finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=1.0)
-    per_voxel = SOLVER_BYTES + FEATURE_BYTES.get(config.similarity.name, 0)
-    solving = per_voxel * voxels.working / max(finest, 1.0) ** 3
+    solving = (SOLVER_BYTES * voxels.working + _feature_bytes(voxels, config)) / max(finest, 1.0) ** 3
     scans = SCAN_BYTES * (voxels.fixed + voxels.moving)
     return int(scans + max(solving, OUTPUT_BYTES * voxels.fixed))
 
 
 def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
-    """The configuration as it is when it fits, else with coarser levels until it does.
+    """The configuration as it is when it fits, else with descriptors in half precision, else also with coarser levels.
 
     The limit is ``config.max_memory_gb`` (of the whole process) and what the machine has free. Raises ``OutOfMemoryError``
     when not even the coarsest plan fits.
@@ -63,22 +65,38 @@ def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
     needed = estimate_bytes(voxels, config)
     if needed <= free:
         return Plan(config, needed)
+    if has_half(config.similarity) and not config.half_precision:
+        config = config.replace(half_precision=True)
+        reduced = estimate_bytes(voxels, config)
+        if reduced <= free:
+            return Plan(config, reduced, f"{_too_much(needed, free)}: descriptors are kept in half precision")
     coarser = config
     for floor in _floors(config.schedule):
         schedule = replace(config.schedule, factors=tuple(max(f, floor) for f in config.schedule.factors))
         coarser = config.replace(schedule=schedule)
         reduced = estimate_bytes(voxels, coarser)
         if reduced <= free:
-            text = (
-                f"the full plan needs about {needed / 2**30:.2f} GB but {free / 2**30:.2f} GB are allowed or free: "
-                f"solved at {floor:.2f} times the finest spacing instead"
-            )
+            half = ", descriptors in half precision" if config.half_precision else ""
+            text = f"{_too_much(needed, free)}: solved at {floor:.2f} times the finest spacing instead{half}"
             return Plan(coarser, reduced, text)
     least = estimate_bytes(voxels, coarser)
     raise OutOfMemoryError(
         f"not enough memory: even the coarsest plan needs about {least / 2**30:.2f} GB beyond the program, "
         f"{max(free, 0) / 2**30:.2f} GB are allowed or free; crop or resample the scans, or raise --max-memory"
     )
+
+
+def _feature_bytes(voxels: Voxels, config: Config) -> float:
+    """Descriptors of both scans, and those of the warped scan with their residual: of all channels, or one by one."""
+    channels = FEATURE_CHANNELS.get(config.similarity.name, 0)
+    both = voxels.working + CONTINUED * voxels.moving
+    if config.half_precision and channels:
+        return (2 * channels + 4) * both + 8 * voxels.working
+    return 4 * channels * both + 8 * channels * voxels.working
+
+
+def _too_much(needed: int, free: int) -> str:
+    return f"the full plan needs about {needed / 2**30:.2f} GB but {free / 2**30:.2f} GB are allowed or free"
 
 
 def _floors(schedule: Schedule) -> list[float]:

@@ -20,6 +20,7 @@ from .prompts.labels import LabelPrompt
 from .prompts.masks import MaskPrompt
 from .regularization import REGULARIZERS
 from .similarity import SIMILARITIES
+from .similarity.base import Similarity
 
 TOWARDS_FINER = 2 / 3
 """0: levels follow the fixed scan's voxels, 1: the finer scan's."""
@@ -27,6 +28,8 @@ REFINE = 3.0
 CONTINUED_MM = 10.0
 """A scan cut through anatomy is continued this far by its border values, then unknown (weight 0). Weight 0 right at the border
 would let the field drop whatever does not fit by pushing it out of view."""
+REACH_MM = 30.0
+"""Descriptors of the moving scan are computed this far around the place where the start puts the fixed grid."""
 COARSE_FACTOR = 2.0
 """Levels at this down-sampling and above use the wide form of label terms."""
 
@@ -88,8 +91,12 @@ class Problem:
         minimum_size: int = 16,
         regularization: tuple[Choice, ...] = (),
         labels: LabelPrompt | None = None,
+        half: bool = False,
     ) -> Level:
-        """Everything one level compares: the scans, then label pairs. box: the part of the fixed grid that is solved."""
+        """Everything one level compares: the scans, then label pairs. box: the part of the fixed grid that is solved.
+
+        half: keep features that are compared channel by channel in half precision.
+        """
         fixed_geometry, moving_geometry = self.level_geometries(box, factor, minimum_size)
         measure = SIMILARITIES.build(similarity.name, **similarity.options)
         fixed = resample(self.fixed, self.pair.fixed.geometry, fixed_geometry)
@@ -104,17 +111,18 @@ class Problem:
             parallel = parallel_grid(moving_geometry, fixed_geometry, world)
             seen = resample(seen, moving_geometry, parallel, "zeros", blur=False)
             moving, moving_geometry = resample(moving, moving_geometry, parallel, blur=False), parallel
+        dtype = torch.float16 if half and has_half(similarity) else None
         scans = ImageTerm(
             SCANS,
-            measure.features(fixed, fixed_geometry.spacing_mm),
-            measure.features(moving, moving_geometry.spacing_mm),
+            measure.features(fixed, fixed_geometry.spacing_mm, dtype),
+            measure.features(moving, moving_geometry.spacing_mm, dtype),
             moving_geometry,
             measure,
             similarity.weight,
             self.masks.fixed_weight(fixed_geometry),
             seen,
         )
-        terms = [scans]
+        terms = [scans] if similarity.weight else []
         if labels is not None:
             terms += [
                 self._on_device(t) for t in labels.terms(fixed_geometry, moving_geometry, factor >= COARSE_FACTOR)
@@ -141,6 +149,15 @@ class Problem:
         return replace(term, **{name: t if t is None else t.to(self.device) for name, t in tensors.items()})
 
 
+def has_half(similarity: Choice) -> bool:
+    """Whether this similarity's features may be kept in half precision: descriptors in [0, 1], compared one by one.
+
+    Scans themselves may not: steps of 1/1000 of their range would be seen by windowed correlation.
+    """
+    measure = SIMILARITIES.load(similarity.name)
+    return measure.separable and measure.features is not Similarity.features
+
+
 def working_spacing_mm(pair: Pair) -> float:
     """Voxel size at factor 1: the fixed scan's finest, or nearer the moving scan's when that is finer.
 
@@ -164,14 +181,22 @@ def continued(scan: torch.Tensor, geometry: Geometry, margin_mm: float) -> tuple
 
 
 def parallel_grid(moving: Geometry, fixed: Geometry, world: np.ndarray) -> Geometry:
-    """A grid over all of ``moving`` whose axes are those of ``fixed`` after the rotation in ``world``, with its spacing.
+    """A grid over ``moving`` whose axes are those of ``fixed`` after the rotation in ``world``, with its spacing.
 
-    Descriptors of both scans then look into the same anatomical directions, whatever way each was scanned.
+    Descriptors of both scans then look into the same anatomical directions, whatever way each was scanned. The grid ends
+    ``REACH_MM`` beyond where the start puts the fixed one.
     """
     left, _, right = np.linalg.svd(world[:-1, :-1] @ fixed.rotation)
     axes, spacing = left @ right, np.array(fixed.spacing_mm)
-    corners = moving.to_world(np.array(list(np.ndindex(*(2,) * moving.ndim))) * np.array(moving.size) - 0.5) @ axes
-    low, high = corners.min(0), corners.max(0)
-    size = np.ceil((high - low) / spacing - 1e-6).astype(int)
+    corners = _corners_mm(moving) @ axes
+    reached = (_corners_mm(fixed) @ world[:-1, :-1].T + world[:-1, -1]) @ axes
+    low = np.maximum(corners.min(0), reached.min(0) - REACH_MM)
+    high = np.minimum(corners.max(0), reached.max(0) + REACH_MM)
+    size = np.maximum(np.ceil((high - low) / spacing - 1e-6), 2).astype(int)
     first = (low + high - (size - 1) * spacing) / 2
     return Geometry(tuple(int(n) for n in size), fixed.spacing_mm, tuple(axes @ first), axes.tolist())
+
+
+def _corners_mm(geometry: Geometry) -> np.ndarray:
+    """Outer corners of the grid's border voxels, (2^d, d) mm."""
+    return geometry.to_world(np.array(list(np.ndindex(*(2,) * geometry.ndim))) * np.array(geometry.size) - 0.5)

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,18 +41,20 @@ BYTES_PER_VOXEL = 48
 SPARE_BYTES = 8 << 20
 
 
-def check_outdir(path: str | Path, pair: Pair | None = None, overwrite: bool = False) -> None:
+def check_outdir(
+    path: str | Path, pair: Pair | None = None, overwrite: bool = False, files: Iterable[str] = FILES
+) -> None:
     """Refuse, before any work, a folder that a result cannot be written to.
 
-    overwrite: an earlier result there may be replaced. Raises InputError (one line) for an existing file, an unwritable
-    parent, a folder with an earlier result (unless ``overwrite``) or with anything else, and a disk without room for the
-    result of ``pair``.
+    overwrite: an earlier result there, made of ``files``, may be replaced. Raises InputError (one line) for an existing
+    file, an unwritable parent, a folder with an earlier result (unless ``overwrite``) or with anything else, and a disk
+    without room for the result of ``pair``.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"output folder {path}: a file of that name exists; choose another name")
     if path.is_dir():
-        _check_contents(path, overwrite)
+        _check_contents(path, overwrite, files)
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -76,6 +80,17 @@ def write_result(
     """
     outdir = Path(outdir)
     check_outdir(outdir, result.pair, overwrite)
+    with folder_aside(outdir) as aside:
+        _write_files(result, aside, Context.of(result) if context is None else context)
+        _check_complete(aside, outdir)
+
+
+@contextmanager
+def folder_aside(outdir: Path) -> Iterator[Path]:
+    """Yield a fresh folder beside ``outdir``; it takes its place on success, and vanishes on any failure.
+
+    Raises InputError when the folder cannot be written.
+    """
     try:
         outdir.absolute().parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{outdir.name}-", dir=outdir.absolute().parent))
@@ -83,8 +98,7 @@ def write_result(
         raise InputError(f"output folder {outdir}: cannot be created: {error.strerror or error}") from error
     try:
         aside.chmod(0o777 & ~_umask())
-        _write_files(result, aside, Context.of(result) if context is None else context)
-        _check_complete(aside, outdir)
+        yield aside
         _swap(aside, outdir.absolute())
     except InputError as error:
         raise InputError(str(error).replace(str(aside), str(outdir))) from error
@@ -116,7 +130,7 @@ def result_summary(result: Result) -> dict:
 
 
 def _write_files(result: Result, folder: Path, context: Context) -> None:
-    """Two files at a time: compression is most of the work and runs outside the interpreter's lock."""
+    """Volumes beside the report: compression runs outside the interpreter's lock; more at a time would only need memory."""
     from ..data.io import write_image
     from .itk_transform import write_transform
     from .nifti_warp import write_displacement
@@ -128,18 +142,19 @@ def _write_files(result: Result, folder: Path, context: Context) -> None:
         lambda: write_image(result.warped, folder / "warped.nii.gz"),
         lambda: write_image(Image(context.jacobian.to(torch.float32), grid), folder / "jacobian.nii.gz"),
     )
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         running = [pool.submit(job) for job in jobs]
+        write_report(result, folder / "report.html", context)
+        give_back()
         write_transform(result.transform, folder / "transform.h5")
         write_transform(result.inverse.transform, folder / "inverse.h5")
-        write_report(result, folder / "report.html", context)
         for job in running:
             job.result()
     text = json.dumps(result_summary(result), indent=2, allow_nan=False)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _check_contents(path: Path, overwrite: bool) -> None:
+def _check_contents(path: Path, overwrite: bool, files: Iterable[str]) -> None:
     try:
         inside = [entry.name for entry in path.iterdir()]
     except OSError as error:
@@ -150,7 +165,7 @@ def _check_contents(path: Path, overwrite: bool) -> None:
         )
     if inside and not overwrite:
         raise InputError(f"output folder {path}: it holds an earlier result; choose another name or pass --overwrite")
-    strange = sorted(set(inside) - set(FILES))
+    strange = sorted(set(inside) - set(files))
     if strange:
         raise InputError(
             f"output folder {path}: beside an earlier result it holds {strange[0]!r}, which would be lost; move it away"

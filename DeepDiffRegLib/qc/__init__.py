@@ -12,6 +12,7 @@ CHECKS = Registry(
     Entry("overlap", f"{_HERE}.overlap:compute", "Dice, HD95 and surface distance per label"),
     Entry("landmarks", f"{_HERE}.landmarks:compute", "target registration error of the landmarks"),
     Entry("jacobian", f"{_HERE}.jacobian:compute", "local volume change, SDlogJ and folded voxels"),
+    Entry("segments", f"{_HERE}.segments:compute", "volume change and Jacobian percentiles of every structure"),
     Entry("inverse_consistency", f"{_HERE}.inverse_consistency:compute", "error of the inverse transform"),
     Entry("displacement", f"{_HERE}.displacement:compute", "how far the anatomy moves"),
 )

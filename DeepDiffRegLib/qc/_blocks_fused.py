@@ -84,27 +84,33 @@ def look_up_affine(values, matrix, out):
 
 @njit(parallel=True, fastmath=True, cache=True)
 def edge_scores(fixed, warped, centers, shifts, radius, out):
-    """As ``block_scores`` for channels (C, Z, Y, X): cosine between the features of the two blocks."""
-    rz, ry, rx = radius
-    channels = fixed.shape[0]
+    """As ``block_scores`` for gradients n, (C, Z, Y, X): cosine between the blocks' outer products n n^T.
+
+    <n n^T, m m^T> = (n . m)^2, so the products are never stored. Beyond the grid there are no edges.
+    """
+    channels, depth, height, width = fixed.shape
     for n in prange(centers.shape[0]):
-        z, y, x = centers[n]
-        own = np.float32(1e-12)
-        for c in range(channels):
-            for a in range(-rz, rz + 1):
-                for b in range(-ry, ry + 1):
-                    for e in range(-rx, rx + 1):
-                        f = fixed[c, z + a, y + b, x + e]
-                        own += f * f
         for s in range(shifts.shape[0]):
-            dz, dy, dx = z + shifts[s, 0], y + shifts[s, 1], x + shifts[s, 2]
+            own = np.float32(1e-12)
             other = np.float32(1e-12)
             product = np.float32(0)
-            for c in range(channels):
-                for a in range(-rz, rz + 1):
-                    for b in range(-ry, ry + 1):
-                        for e in range(-rx, rx + 1):
-                            w = warped[c, dz + a, dy + b, dx + e]
-                            other += w * w
-                            product += w * fixed[c, z + a, y + b, x + e]
+            for a in range(-radius[0], radius[0] + 1):
+                for b in range(-radius[1], radius[1] + 1):
+                    for e in range(-radius[2], radius[2] + 1):
+                        z, y, x = centers[n, 0] + a, centers[n, 1] + b, centers[n, 2] + e
+                        p, q, r = z + shifts[s, 0], y + shifts[s, 1], x + shifts[s, 2]
+                        here = 0 <= z < depth and 0 <= y < height and 0 <= x < width
+                        there = 0 <= p < depth and 0 <= q < height and 0 <= r < width
+                        ff = np.float32(0)
+                        ww = np.float32(0)
+                        fw = np.float32(0)
+                        for c in range(channels):
+                            f = fixed[c, z, y, x] if here else np.float32(0)
+                            w = warped[c, p, q, r] if there else np.float32(0)
+                            ff += f * f
+                            ww += w * w
+                            fw += f * w
+                        own += ff * ff
+                        other += ww * ww
+                        product += fw * fw
             out[n, s] = product / np.sqrt(own * other)

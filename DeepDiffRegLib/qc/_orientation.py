@@ -14,7 +14,7 @@ import torch
 
 from ..geometry.grid import Geometry
 from ..geometry.sampling import index_matrix
-from ._work import WorkGrid, foreground, middle_mm, pooled
+from ._work import WorkGrid, affine_look_up, foreground, middle_mm, pooled
 from .alignment import NOISE, RADIUS, block_centers, block_correlations, lifted
 
 BLOCKS = 250
@@ -146,18 +146,6 @@ class _Search:
                 if best <= before + 1e-3:
                     break
         return _Pose(pose.axes, values, best)
-
-
-def affine_look_up(values: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``values`` at matrix @ i for every voxel i of a grid of ``shape``; matrix (d, d+1), x first."""
-    from ._blocks_fused import look_up_affine
-
-    d = values.ndim
-    out = np.empty((1,) * (3 - d) + tuple(shape), np.float32)
-    full = np.zeros((3, 4))
-    full[:d, :d], full[:d, 3] = matrix[:, :d], matrix[:, d]
-    look_up_affine(values.reshape((1,) * (3 - d) + values.shape), full, out)
-    return out.reshape(shape)
 
 
 def _halved(values: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:

@@ -31,18 +31,21 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Plane:
-    """One view. points_mm: (H, W, d) LPS. right, down: unit world vectors of columns and rows. pixel_mm: square."""
+    """One view. start_mm: first pixel, LPS. right, down: unit world vectors of columns and rows. pixel_mm: square."""
 
     name: str
-    points_mm: np.ndarray
+    start_mm: np.ndarray
     right: np.ndarray
     down: np.ndarray
     letters: tuple[str, str, str, str]
     pixel_mm: float
+    shape: tuple[int, int]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.points_mm.shape[:2]
+    def points_mm(self) -> np.ndarray:
+        """(H, W, d) positions of the pixels, made when asked for: all views' together would be larger than their pictures."""
+        rows, columns = (np.arange(n)[:, None] * self.pixel_mm for n in self.shape)
+        return self.start_mm + columns[None] * self.right + rows[:, None] * self.down
 
     def look_up(self, values: torch.Tensor, geometry: Geometry, padding: str = "zeros") -> np.ndarray:
         """(1, C, *shape) values on ``geometry`` at the view's pixels: (H, W) for one channel, else (C, H, W)."""
@@ -60,7 +63,7 @@ class Plane:
 
     def pixels(self, points_mm: np.ndarray) -> np.ndarray:
         """(..., d) world positions projected into the view: (..., 2) column and row."""
-        away = points_mm - self.points_mm[0, 0]
+        away = points_mm - self.start_mm
         return np.stack([away @ self.right, away @ self.down], -1) / self.pixel_mm
 
 
@@ -81,9 +84,7 @@ def _plane(view, low, high, center, pixel: float) -> Plane:
         axis = int(np.abs(direction).argmax())
         spans.append(max(8, int(np.ceil((high[axis] - low[axis]) / pixel))))
         start[axis] = (low[axis] + pixel / 2) if direction[axis] > 0 else (high[axis] - pixel / 2)
-    columns, rows = np.arange(spans[0]) * pixel, np.arange(spans[1]) * pixel
-    points = start + columns[None, :, None] * right + rows[:, None, None] * down
-    return Plane(name, points, right, down, letters, pixel)
+    return Plane(name, start, right, down, letters, pixel, (spans[1], spans[0]))
 
 
 def center_of(image: Image, mask: np.ndarray, geometry: Geometry) -> np.ndarray:

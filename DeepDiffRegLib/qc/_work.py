@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ..geometry.grid import Geometry
-from ..geometry.sampling import index_matrix, sample, warp_index
+from ..geometry.sampling import index_matrix
+from ..memory import give_back
 
 if TYPE_CHECKING:
     from ..data.image import Image
@@ -48,6 +49,7 @@ class WorkGrid:
     def build(cls, pair: Pair, warped: Image, displacement: torch.Tensor) -> WorkGrid:
         """Coarsen, crop to the anatomy, scale. displacement: (1, d, *fixed shape), mm LPS."""
         grid, box = _grid(pair.fixed)
+        give_back()
         geometry = grid.cropped([s.start for s in box[::-1]], [s.stop - s.start for s in box[::-1]])
         fixed = _pooled(pair.fixed, grid)[box]
         after = _pooled(warped, grid)[box]
@@ -60,6 +62,7 @@ class WorkGrid:
         moving = _scaled(moving, window)
         before = _scaled(through(moving, moving_grid, geometry, np.eye(grid.ndim + 1)), (0.0, 1.0))
         reached = _reached(coarse_u, geometry, pair.moving.geometry)
+        give_back()
         first, after = _scaled(fixed, _window(fixed)), _scaled(after, window)
         return cls(geometry, first, after, before, moving, moving_grid, mask, after_foreground, reached, matrix)
 
@@ -176,10 +179,19 @@ def _coarse_moving(moving: Image, geometry: Geometry) -> tuple[np.ndarray, Geome
 
 def through(values: np.ndarray, moving: Geometry, grid: Geometry, world: np.ndarray) -> np.ndarray:
     """``values`` on ``moving`` looked up from ``grid`` through a homogeneous matrix in mm; 0 outside."""
-    values = torch.from_numpy(values)[None, None]
-    still = torch.zeros((1, grid.ndim, *grid.shape))
-    index = warp_index(still, index_matrix(grid, moving, world))
-    return sample(values, index, padding="zeros")[0, 0].numpy()
+    return affine_look_up(values, index_matrix(grid, moving, world), grid.shape)
+
+
+def affine_look_up(values: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """``values`` at matrix @ i for every voxel i of a grid of ``shape``; matrix (d, d+1), x first; 0 outside."""
+    from ._blocks_fused import look_up_affine
+
+    d = values.ndim
+    out = np.empty((1,) * (3 - d) + tuple(shape), np.float32)
+    full = np.zeros((3, 4))
+    full[:d, :d], full[:d, 3] = matrix[:, :d], matrix[:, d]
+    look_up_affine(values.reshape((1,) * (3 - d) + values.shape), full, out)
+    return out.reshape(shape)
 
 
 def middle_mm(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -200,7 +212,9 @@ def _window(values: np.ndarray) -> tuple[float, float]:
 
 
 def _reached(displacement: torch.Tensor, grid: Geometry, moving: Geometry) -> np.ndarray:
-    """Whether each cell's center maps inside the moving scan, float32."""
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)[..., ::-1]
-    positions = grid.to_world(index) + np.moveaxis(displacement[0].numpy(), 0, -1)
-    return moving.contains(positions).astype(np.float32)
+    """Whether each cell's center maps inside the moving scan, float32; row by row of the first axis."""
+    out = np.empty(grid.shape, np.float32)
+    for i, row in enumerate(displacement[0].numpy().swapaxes(0, 1)):
+        index = np.stack(np.meshgrid([i], *(np.arange(n) for n in grid.shape[1:]), indexing="ij"), -1)[0, ..., ::-1]
+        out[i] = moving.contains(grid.to_world(index) + np.moveaxis(row, 0, -1))
+    return out

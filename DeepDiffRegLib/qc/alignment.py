@@ -122,7 +122,7 @@ def block_centers(
 def match_edges(work: WorkGrid, warped: np.ndarray, most: int = 1200) -> Alignment:
     """As ``match_blocks`` for the directions of edges (both senses alike), which survive any change of contrast.
 
-    Each cell holds the outer product of its normalized gradient; blocks are compared by the cosine of those.
+    Blocks are compared by the cosine of the outer products n n^T of their cells' normalized gradients n.
     """
     from ._blocks_fused import edge_scores
 
@@ -130,11 +130,9 @@ def match_edges(work: WorkGrid, warped: np.ndarray, most: int = 1200) -> Alignme
     centers, shifts = block_centers(work.fixed, work.fixed_foreground, most, work.reached), search_shifts(d)
     out = np.zeros((len(centers), len(shifts)), np.float32)
     if len(centers):
-        reach = RADIUS[d] + int(np.abs(shifts).max())
-        pad = [(0, 0)] + [(reach, reach)] * d
-        channels = [np.pad(_edge_directions(v), pad) for v in (work.fixed, warped)]
-        channels = [np.ascontiguousarray(v.reshape(len(v), *(1,) * (3 - d), *v.shape[1:])) for v in channels]
-        edge_scores(*channels, *lifted(centers + reach, shifts), out)
+        edges = [_edge_directions(v) for v in (work.fixed, warped)]
+        edges = [v.reshape(d, *(1,) * (3 - d), *v.shape[1:]) for v in edges]
+        edge_scores(*edges, *lifted(centers, shifts), out)
     return Alignment(centers, shifts, out, work.step_mm, "edge directions")
 
 
@@ -152,7 +150,7 @@ def block_correlations(fixed: np.ndarray, warped: np.ndarray, centers: np.ndarra
         return out
     d = fixed.ndim
     reach = RADIUS[d] + int(np.abs(shifts).max())
-    fixed, warped = (np.pad(v.astype(np.float32), reach, mode="edge") for v in (fixed, warped))
+    fixed, warped = (np.pad(v.astype(np.float32, copy=False), reach, mode="edge") for v in (fixed, warped))
     fixed, warped = (np.ascontiguousarray(v.reshape((1,) * (3 - d) + v.shape)) for v in (fixed, warped))
     centers, shifts, radius = lifted(centers + reach, shifts)
     block_scores(fixed, warped, centers, shifts, radius, np.float32(NOISE), out)
@@ -167,23 +165,26 @@ def lifted(centers: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _edge_directions(values: np.ndarray) -> np.ndarray:
-    """(d (d + 1) / 2, *shape): the entries of n n^T for the gradient g normalized as n = g / sqrt(|g|^2 + eps^2)."""
-    gradient = np.stack(np.gradient(values))
-    gradient /= np.sqrt((gradient**2).sum(0) + EDGE_NOISE**2)
-    pairs = itertools.combinations_with_replacement(range(len(gradient)), 2)
-    rows = [gradient[i] * gradient[j] * (1.0 if i == j else np.sqrt(2.0)) for i, j in pairs]
-    return np.stack(rows).astype(np.float32)
+    """(d, *shape) float32: gradients g normalized as n = g / sqrt(|g|^2 + eps^2)."""
+    out = np.empty((values.ndim, *values.shape), np.float32)
+    for axis in range(values.ndim):
+        out[axis] = np.gradient(values, axis=axis)
+    length = np.einsum("i...,i...->...", out, out)
+    out /= np.sqrt(length + np.float32(EDGE_NOISE**2), out=length)
+    return out
 
 
 def _box(values: np.ndarray) -> np.ndarray:
-    """Mean over (2 radius + 1)^d cells, edges replicated, by running sums."""
-    out = values.astype(np.float64)
+    """Mean over (2 radius + 1)^d cells, edges replicated; single precision, by running sums along each axis."""
     radius = RADIUS[values.ndim]
     width = 2 * radius + 1
+    out = values.astype(np.float32)
     for axis in range(values.ndim):
-        pad = [(0, 0)] * values.ndim
-        pad[axis] = (radius + 1, radius)
-        total = np.cumsum(np.pad(out, pad, mode="edge"), axis)
-        n = total.shape[axis]
-        out = (total.take(range(width, n), axis) - total.take(range(n - width), axis)) / width
+        n = out.shape[axis]
+        rows = np.moveaxis(out, axis, 0)
+        source = rows.copy()
+        total = source[np.clip(np.arange(-radius, radius + 1), 0, n - 1)].sum(0, dtype=np.float64)
+        for i in range(n):
+            rows[i] = total / width
+            total += source[min(i + radius + 1, n - 1)] - source[max(i - radius, 0)].astype(np.float64)
     return out

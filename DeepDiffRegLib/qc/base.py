@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +41,10 @@ class Finding:
     details: dict = field(default_factory=dict)
 
 
+def _go_on() -> None:
+    """Nobody wants to stop the checks."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything a check may look at; what several checks share is computed once, on first use.
@@ -47,6 +52,7 @@ class Context:
     transform: fixed_to_moving. inverse: moving_to_fixed. warped: moving scan on the fixed grid. displacement:
     phi(x) - x on the whole fixed grid, (1, d, *shape) float32, mm, LPS. start: where the deformable part started.
     steered: landmarks and labels of the pair were prompts of this transform, so they are no independent test of it.
+    between: called before each check and within long ones, so that it may stop them by an exception.
     """
 
     pair: Pair
@@ -56,6 +62,7 @@ class Context:
     displacement: torch.Tensor
     start: Transform | None = None
     steered: bool = False
+    between: Callable[[], None] = _go_on
 
     @classmethod
     def build(
@@ -66,10 +73,11 @@ class Context:
         warped: Image,
         start: Transform | None = None,
         steered: bool = False,
+        between: Callable[[], None] = _go_on,
     ) -> Context:
         """Evaluate the displacement on the fixed grid and collect the rest."""
         displacement = transform.displacement(pair.fixed.geometry).detach()
-        return cls(pair, transform, inverse, warped, displacement, start, steered)
+        return cls(pair, transform, inverse, warped, displacement, start, steered, between)
 
     @classmethod
     def of(cls, result: Result) -> Context:

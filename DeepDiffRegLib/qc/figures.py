@@ -11,13 +11,15 @@ import numpy as np
 from ._planes import Plane, center_of, standard_planes
 from .base import Context
 
-FIXED_COLOR = np.array([0.0, 0.56, 1.0])
+FIXED_COLOR = np.array([0.0, 0.56, 1.0], np.float32)
 MOVING_COLOR = 1.0 - FIXED_COLOR
 """Complementary, and told apart by color-blind readers: where both scans agree the sum is gray."""
-FOLD_COLOR = np.array([1.0, 0.0, 0.85])
-SHRINK_COLOR = np.array([0.13, 0.45, 0.95])
-GROW_COLOR = np.array([0.93, 0.24, 0.16])
-RAMP = np.array([[0.27, 0.0, 0.33], [0.23, 0.32, 0.55], [0.13, 0.57, 0.55], [0.37, 0.79, 0.38], [0.99, 0.91, 0.14]])
+FOLD_COLOR = np.array([1.0, 0.0, 0.85], np.float32)
+SHRINK_COLOR = np.array([0.13, 0.45, 0.95], np.float32)
+GROW_COLOR = np.array([0.93, 0.24, 0.16], np.float32)
+RAMP = np.array(
+    [[0.27, 0.0, 0.33], [0.23, 0.32, 0.55], [0.13, 0.57, 0.55], [0.37, 0.79, 0.38], [0.99, 0.91, 0.14]], np.float32
+)
 TILES = 7
 GRID_LINES = 26
 VOLUME_LIMITS = (1.25, 1.5, 2.0, 3.0, 4.0)
@@ -127,7 +129,10 @@ def ramped(gray: np.ndarray, share: np.ndarray, near: np.ndarray | float = 1.0) 
 def ramp(share: np.ndarray) -> np.ndarray:
     """Colors (..., 3) of the sequential scale at 0..1."""
     at = np.clip(share, 0, 1) * (len(RAMP) - 1)
-    return np.stack([np.interp(at, np.arange(len(RAMP)), RAMP[:, c]) for c in range(3)], -1)
+    out = np.empty((*at.shape, 3), np.float32)
+    for c in range(3):
+        out[..., c] = np.interp(at, np.arange(len(RAMP)), RAMP[:, c])
+    return out
 
 
 def deformation_grid(context: Context, plane: Plane, lines: int = GRID_LINES) -> str:
@@ -143,9 +148,7 @@ def deformation_grid(context: Context, plane: Plane, lines: int = GRID_LINES) ->
         run = np.append(np.arange(0, length - 1, along), length - 1.0)
         first, second = np.meshgrid(places, run, indexing="ij")
         columns, rows = (first, second) if vertical else (second, first)
-        points = (
-            plane.points_mm[0, 0] + (columns[..., None] * plane.right + rows[..., None] * plane.down) * plane.pixel_mm
-        )
+        points = plane.start_mm + (columns[..., None] * plane.right + rows[..., None] * plane.down) * plane.pixel_mm
         moved = points + np.moveaxis(_field_at(context, points), 0, -1)
         bent = moved @ matrix[:-1, :-1].T + matrix[:-1, -1]
         pieces += [_polyline(row) for row in plane.pixels(bent)]
@@ -247,9 +250,10 @@ def _length_range(lengths: list[np.ndarray], fixed: list[np.ndarray]) -> tuple[f
 
 def _volume_limit(context: Context) -> float:
     """The smallest of a few round limits that holds 98 % of the anatomy's volume changes."""
-    values = context.jacobian[0, 0].numpy()
-    values = values[context.anatomy] if context.anatomy.any() else values.ravel()
-    values = values[:: max(1, values.size // 200_000)]
+    values, inside = context.jacobian[0, 0].numpy().ravel(), context.anatomy.ravel()
+    stride = max(1, (int(inside.sum()) or values.size) // 200_000)
+    values, inside = values[::stride], inside[::stride]
+    values = values[inside] if inside.any() else values
     reach = float(np.exp(np.percentile(np.abs(np.log(np.clip(values, 1e-3, 1e3))), 98)))
     return next((limit for limit in VOLUME_LIMITS if reach <= limit), VOLUME_LIMITS[-1])
 

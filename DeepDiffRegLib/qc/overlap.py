@@ -5,9 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 
-from ..data.image import Image
+from ._labels import on_grid
 from .base import STEERED, Context, Finding, graded
 
 SMALL_VOXELS = 100
@@ -18,9 +17,9 @@ def compute(context: Context) -> list[Finding]:
     """Mean Dice, HD95 and surface distance over the label pairs; a row per label in ``details``."""
     if context.fixed_labels is None or context.moving_labels is None or not context.label_pairs:
         return []
-    fixed = _on_grid(context.fixed_labels, context.pair.fixed.geometry)
+    fixed = on_grid(context.fixed_labels, context.pair.fixed.geometry)
     warped = _warped_labels(context)
-    before = _on_grid(context.moving_labels, context.pair.fixed.geometry)
+    before = on_grid(context.moving_labels, context.pair.fixed.geometry)
     spacing = context.pair.fixed.geometry.spacing_mm[::-1]
     boxes = [label_boxes(v) for v in (fixed, warped, before)]
     with ThreadPoolExecutor(2) as pool:
@@ -135,17 +134,6 @@ def _warped_labels(context: Context) -> np.ndarray:
     from ..warp.image import warp_image
 
     return warp_image(context.moving_labels, context.transform, context.pair.fixed.geometry).numpy()
-
-
-def _on_grid(labels: Image, grid) -> np.ndarray:
-    """The label map on the fixed grid, by physical position; the map itself when it already lies there."""
-    if labels.geometry.same_grid(grid):
-        return labels.numpy()
-    from ..geometry.sampling import sample
-    from ..warp.image import moving_index
-
-    still = torch.zeros((1, grid.ndim, *grid.shape))
-    return sample(labels.tensor, moving_index(still, grid, labels.geometry), "nearest")[0, 0].numpy()
 
 
 def _union(boxes, shape) -> tuple[slice, ...]:

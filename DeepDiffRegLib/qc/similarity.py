@@ -152,8 +152,11 @@ def _information(context: Context) -> Finding:
 
 def normalized_mutual_information(first: np.ndarray, second: np.ndarray, bins: int = 32) -> float:
     """2 I(A; B) / (H(A) + H(B)) from a joint histogram of values in [0, 1]."""
-    rows, columns = ((np.clip(v, 0, 1) * (bins - 1) + 0.5).astype(np.int64).ravel() for v in (first, second))
-    joint = np.bincount(rows * bins + columns, minlength=bins * bins).reshape(bins, bins) / rows.size
+    joint = np.zeros(bins * bins)
+    for pair in zip(first, second):
+        row, column = ((np.clip(v, 0, 1) * (bins - 1) + 0.5).astype(np.int64).ravel() for v in pair)
+        joint += np.bincount(row * bins + column, minlength=bins * bins)
+    joint = (joint / first.size).reshape(bins, bins)
     entropies = [_entropy(p) for p in (joint.sum(0), joint.sum(1), joint.ravel())]
     total = entropies[0] + entropies[1]
     return float(2 * (total - entropies[2]) / total) if total > 1e-12 else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..memory import give_back
 from . import CHECKS
 from .base import SEVERITY, Context, Finding, Verdict
 
@@ -26,7 +27,12 @@ class Assessment:
 
 def run_checks(context: Context) -> tuple[Finding, ...]:
     """All registered checks, in order."""
-    return tuple(finding for name in CHECKS for finding in CHECKS.load(name)(context))
+    findings: list[Finding] = []
+    for name in CHECKS:
+        context.between()
+        findings += CHECKS.load(name)(context)
+        give_back()
+    return tuple(findings)
 
 
 def assess(findings: Iterable[Finding]) -> Assessment:

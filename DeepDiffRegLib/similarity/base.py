@@ -17,12 +17,16 @@ class Similarity(ABC):
     ``features`` turns a scan into the channels that are compared (the scan itself unless overridden, as by MIND): it is
     applied once per level to both scans, before warping. oriented: whether they depend on the directions of the grid's
     axes, so that both scans must lie on parallel grids when they are computed; 0 is then no neutral value outside either.
+    separable: whether the loss is the mean of the channels' own losses, so that they may be compared one at a time.
     """
 
     oriented: ClassVar[bool] = False
+    separable: ClassVar[bool] = False
 
-    def features(self, scan: torch.Tensor, spacing_mm: tuple[float, ...]) -> torch.Tensor:
-        """(1, 1, ...) scan -> (1, C, ...) features on the same grid."""
+    def features(
+        self, scan: torch.Tensor, spacing_mm: tuple[float, ...], dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """(1, 1, ...) scan -> (1, C, ...) features on the same grid. dtype: how descriptors are kept (None: as the scan)."""
         return scan
 
     @abstractmethod

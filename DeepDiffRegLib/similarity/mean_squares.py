@@ -49,6 +49,8 @@ def _tensor_squares(fixed, warped, weight, scale, gradient) -> float:
 class MeanSquares(Similarity):
     """Mean squared difference, see ``mean_squares``; channels are averaged."""
 
+    separable = True
+
     def value_and_gradient(self, fixed, warped, weight=None):
         check_pair("MeanSquares.value_and_gradient", fixed, warped, weight)
         return mean_squares(fixed, warped, weight)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from DeepDiffRegLib import budget
-from DeepDiffRegLib.config import Config, Schedule, Start
+from DeepDiffRegLib.config import Choice, Config, Schedule, Start
 from DeepDiffRegLib.data.image import Image
 from DeepDiffRegLib.data.pair import LabelPair, Pair, Prompts
 from DeepDiffRegLib.data.phantoms import make_pair
@@ -224,6 +224,31 @@ def test_a_tight_memory_limit_means_coarser_and_says_so(phantom, monkeypatch):
     result = session.result()
     assert result.status is Status.OUT_OF_MEMORY_RECOVERED
     assert "times the finest spacing" in result.message
+
+
+def test_half_precision_is_tried_before_coarser_levels(phantom, monkeypatch):
+    """Descriptors in 16 bits need less memory, are chosen first, said, and change the map by far less than a voxel."""
+    config = QUICK.replace(similarity=Choice("mind"))
+    pair = phantom.pair
+    voxels = budget.Voxels(pair.fixed.geometry.voxels, pair.moving.geometry.voxels, working_voxels(pair))
+    full, half = (budget.estimate_bytes(voxels, config.replace(half_precision=h)) for h in (False, True))
+    assert half < 0.75 * full
+    monkeypatch.setattr(budget, "available_memory_bytes", lambda device=None: (half + full) // 2)
+    session = RegistrationSession(pair, config)
+    assert session.config.half_precision and session.config.schedule == config.schedule
+    assert "half precision" in "; ".join(session.notes)
+    points = pair.fixed.geometry.to_world(np.random.default_rng(0).uniform(8, 24, (200, 3)))
+    mapped = session.run().map_points(points)
+    monkeypatch.undo()
+    expected = RegistrationSession(pair, config).run().map_points(points)
+    assert np.linalg.norm(mapped - expected, axis=1).max() < 0.1 * min(pair.fixed.geometry.spacing_mm)
+
+
+def test_scans_are_never_kept_in_half_precision(phantom, monkeypatch):
+    voxels = budget.Voxels(10**6, 10**6, 10**6)
+    needed = budget.estimate_bytes(voxels, QUICK)
+    monkeypatch.setattr(budget, "available_memory_bytes", lambda device=None: int(0.9 * needed))
+    assert not budget.plan(voxels, QUICK, torch.device("cpu")).config.half_precision
 
 
 def test_too_little_memory_is_one_clear_line(phantom):

@@ -158,3 +158,13 @@ def test_shapes_that_do_not_match_are_refused(name):
 def test_impossible_options_are_refused(name, options):
     with pytest.raises(ConfigError):
         SIMILARITIES.build(name, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in SIMILARITIES if SIMILARITIES.load(name).separable])
+def test_separable_losses_are_the_mean_of_their_channels(name):
+    similarity = SIMILARITIES.build(name)
+    fixed, warped = torch.rand(2, 1, 5, 6, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value, gradient = similarity.value_and_gradient(fixed, warped)
+    alone = [similarity.value_and_gradient(fixed[:, c : c + 1], warped[:, c : c + 1]) for c in range(5)]
+    assert value == pytest.approx(sum(v for v, _ in alone) / 5, rel=1e-12)
+    torch.testing.assert_close(gradient, torch.cat([g for _, g in alone], 1) / 5, rtol=1e-12, atol=0)
