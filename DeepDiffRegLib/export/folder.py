@@ -19,6 +19,7 @@ from ..data.atomic import reason
 from ..data.image import Image
 from ..errors import InputError
 from ..memory import give_back
+from ..problem import working_voxels
 from ..qc.base import Context
 from ..qc.verdict import assess
 from .report import write_report
@@ -36,8 +37,9 @@ FILES = (
     "report.html",
     "result.json",
 )
-BYTES_PER_VOXEL = 48
-"""Upper estimate of a result folder: three fields of three floats, warped scan, determinant; nothing compressed."""
+GRID_BYTES, SOLVER_BYTES = 20, 24
+"""Upper estimate of a result folder per voxel of the fixed scan (displacement, warped scan, determinant) and of the solver's
+finest grid (the transform and its inverse); nothing compressed."""
 SPARE_BYTES = 8 << 20
 
 
@@ -62,7 +64,9 @@ def check_outdir(
         raise InputError(f"output folder {path}: {parent} is a file, not a folder")
     _check_writable(path if path.is_dir() else parent, path)
     _check_writable(parent, path)
-    needed = SPARE_BYTES + (BYTES_PER_VOXEL * pair.fixed.geometry.voxels if pair is not None else 0)
+    needed = SPARE_BYTES
+    if pair is not None:
+        needed += GRID_BYTES * pair.fixed.geometry.voxels + SOLVER_BYTES * working_voxels(pair)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise InputError(
