@@ -100,7 +100,10 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class Config:
-    """The fully resolved configuration of one run: the four choices that compose, and where it runs."""
+    """The fully resolved configuration of one run: the four choices that compose, and where it runs.
+
+    half_precision: keep the features of similarities that compare descriptors (MIND) in 16 bits: less memory, some time.
+    """
 
     name: str = "default"
     help: str = ""
@@ -116,6 +119,7 @@ class Config:
     threads: int | None = None
     seed: int = 0
     max_memory_gb: float | None = None
+    half_precision: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default spelled out."""

@@ -1,7 +1,8 @@
 """The one multi-resolution descent: every transform model, term and prompt of the library is optimised by this loop.
 
 Per iteration: look the moving channels up through the current map, let each term say its value and its force (dE/du), add
-regularizers, let the model step, then let landmarks pull. No automatic differentiation is involved.
+regularizers and the model's own energy, let the model judge the value and step, then let landmarks pull. Terms and prompts
+come with closed-form forces.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Descent:
             Status.CANCELLED: "cancelled; this is the map reached until then",
             Status.DIVERGED: "the loss became NaN or infinite; this is the last usable map",
         }
-        return Outcome(self.model.finish(), status, f"{self.stage}: {messages[status]}", self.history)
+        transform = self.model.finish()
+        message = "; ".join([f"{self.stage}: {messages[status]}", *self.model.notes])
+        return Outcome(transform, status, message, self.history)
 
     def _level(self, number: int, level: Level) -> Status:
         losses: list[float] = []
@@ -106,12 +109,19 @@ class Descent:
             pushes = [float(f.sum()) for f in (force, prompt_force) if f is not None]
             if not all(math.isfinite(v) for v in (loss, *pushes)):
                 return Status.DIVERGED
-            losses.append(loss)
             self.history.append(HistoryEntry(self.stage, number, iteration, loss, terms))
             self._report(number, iteration + 1, level.iterations, loss)
-            self.model.step(force, prompt_force)
-            del force  # else it would stay until the next one is complete
-            self._pull_landmarks(level)
+            if self.progress.cancelled():
+                return Status.CANCELLED
+            if self.model.judge(loss):
+                losses.append(loss)
+                self.model.step(force, prompt_force)
+                self._pull_landmarks(level)
+            del force, prompt_force  # else they would stay until the next ones are complete
+            if self.model.stuck:
+                return Status.CONVERGED
+            if self.span[0] < self.span[1]:  # not for the trials of an alignment
+                self.progress.preview(self.model, level.world)
             if self._settled(losses):
                 return Status.CONVERGED
         return Status.MAX_STEPS
@@ -130,13 +140,16 @@ class Descent:
             for term in level.terms:
                 value, pushed = term_force(term, u, level, self.model.derivative)
                 if term.name not in factors:
-                    self._weigh(term, pushed, factors, len(level.terms) > 1)
+                    several = len(level.terms) > 1 or (self.landmarks is not None and self.model.descends_energy)
+                    self._weigh(term, pushed, factors, several)
                 factor, side = factors[term.name], int(term.name != SCANS)
                 values[term.name] = factor * value
                 pushed = pushed if factor == 1.0 else pushed.mul_(factor)
                 forces[side] = pushed if forces[side] is None else forces[side].add_(pushed)
+            forces[0] = torch.zeros_like(u) if forces[0] is None else forces[0]
             self._regularize(level, u, forces[0], values)
-            forces[1] = self._landmark_force(level, u, forces, values)
+            forces[1] = self._landmark_force(level, u, forces, values, factors)
+            values.update(self.model.energy())
         return values, forces[0], forces[1]
 
     def _weigh(self, term: ImageTerm, pushed: torch.Tensor, factors: dict[str, float], several: bool) -> None:
@@ -157,16 +170,31 @@ class Descent:
             force.addcmul_(gradient, spacing, value=weight)
 
     def _landmark_force(
-        self, level: Level, u: torch.Tensor, forces: list[torch.Tensor | None], values: dict[str, float]
+        self,
+        level: Level,
+        u: torch.Tensor,
+        forces: list[torch.Tensor | None],
+        values: dict[str, float],
+        factors: dict[str, float],
     ) -> torch.Tensor | None:
         """The prompts' force with the landmarks' added, for models that store no displacement.
 
-        The others are pulled after the step instead; for both the landmarks' energy is reported.
+        The others are pulled after the step instead; for both the landmarks' energy is reported. Models that descend an energy
+        get its derivative, balanced once per level as if every landmark missed by one standard deviation.
         """
         if self.landmarks is None:
             return forces[1]
         spacing = per_component(level.geometry.spacing_mm, u)
         mm = u * spacing
+        if self.model.descends_energy:
+            if "landmarks" not in factors:
+                _, usual = self.landmarks.value_and_force(mm, level.geometry, at_one_sd=True)
+                strength = float(self.model.smooth_force(usual.mul_(spacing)).abs().max())
+                factors["landmarks"] = balance(strength, self._scan_force, self.landmark_weight)
+            value, push = self.landmarks.value_and_force(mm, level.geometry)
+            values["landmarks"] = factors["landmarks"] * value
+            push.mul_(spacing).mul_(factors["landmarks"])
+            return push if forces[1] is None else forces[1].add_(push)
         values["landmarks"] = self.landmarks.energy(mm, level.geometry)
         if self.model.stores_displacement:
             return forces[1]
@@ -200,14 +228,30 @@ class Descent:
 
 
 def term_force(term: ImageTerm, u: torch.Tensor, level: Level, derivative: str) -> tuple[float, torch.Tensor]:
-    """Value and force (dE/du or dE/dd, see ``Model.derivative``) of one term at displacement u (voxels)."""
+    """Value and force (dE/du or dE/dd, see ``Model.derivative``) of one term at displacement u (voxels).
+
+    Features stored in half precision are compared channel by channel in single precision.
+    """
     matrix = index_matrix(level.geometry, term.moving_geometry, level.world)
-    warped = warp(term.moving, u, matrix)
     weight = term.fixed_weight
     if term.moving_weight is not None:
         seen = warp(term.moving_weight, u, matrix)
         weight = seen if weight is None else seen.mul_(weight)
-    value, residual = term.similarity.value_and_gradient(term.fixed, warped, weight)
+    if term.fixed.dtype != torch.float16:
+        return _compare(term.similarity, term.fixed, term.moving, weight, u, matrix, derivative)
+    channels, value, force = term.fixed.shape[1], 0.0, torch.zeros_like(u)
+    for c in range(channels):
+        pair = (features[:, c : c + 1].float() for features in (term.fixed, term.moving))
+        own, pushed = _compare(term.similarity, *pair, weight, u, matrix, derivative)
+        value += own / channels
+        force.add_(pushed, alpha=1 / channels)
+    return value, force
+
+
+def _compare(similarity, fixed, moving, weight, u, matrix, derivative: str) -> tuple[float, torch.Tensor]:
+    """Value and force of channels in single precision."""
+    warped = warp(moving, u, matrix)
+    value, residual = similarity.value_and_gradient(fixed, warped, weight)
     if derivative == "warped":
         return value, warped_gradient(warped, residual)
-    return value, pull_gradient(term.moving, u, matrix, residual)
+    return value, pull_gradient(moving, u, matrix, residual)

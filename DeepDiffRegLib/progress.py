@@ -6,6 +6,12 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .transforms.model import Model
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,12 @@ class Progress:
 
     def report(self, step: Step) -> None:
         """Receive a step; subclasses show it. Called at most once per iteration."""
+
+    def preview(self, model: Model, world: np.ndarray) -> None:
+        """Offered the map after every iteration; subclasses may show it. It is still being worked on: copy at once.
+
+        model: knows its displacement and grid. world: homogeneous matrix (mm, LPS) applied after it.
+        """
 
     def restart(self) -> None:
         """A new run begins at fraction 0: the time left is estimated from here. A cancel that was asked for stays asked for."""

@@ -9,6 +9,7 @@ result = session.result()
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -40,14 +41,24 @@ START_SHARE = 0.15
 FINISH_FROM = 0.95
 """Where on the progress bar the iterations end and warping, inverse and quality checks begin."""
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+MOST_STEPS = 32
+"""Maps that are kept; of more, the oldest but the first is forgotten."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
-    """One step of the history: the map and the prompts that led to it."""
+    """One step of the history: the map, and the prompts, configuration and start that led to it. name: for people."""
 
     solution: Solution
     prompts: Prompts
+    config: Config
+    start: Transform | None = None
+    name: str = ""
+
+    @property
+    def loss(self) -> float | None:
+        """The last loss, None when nothing was solved."""
+        return self.solution.history[-1].loss if self.solution.history else None
 
 
 class RegistrationSession:
@@ -60,20 +71,26 @@ class RegistrationSession:
     def __init__(self, pair: Pair, config: Config | None = None, progress: Progress | None = None):
         check_prompts(pair)
         self.pair, self.progress = pair, progress or Progress()
-        self.requested = config or load_preset("default")
-        self.device = choose_device(self.requested.device)
-        self.threads = set_threads(self.requested.threads)
-        set_seed(self.requested.seed)
-        voxels = Voxels(pair.fixed.geometry.voxels, pair.moving.geometry.voxels, working_voxels(pair))
-        planned = plan(voxels, self.requested, self.device)
-        self.config, self.notes = planned.config, [planned.message] if planned.message else []
-        self.method = METHODS.build(self.config.method)
         self.timings_s: dict[str, float] = {}
         self._states: list[State] = []
         self._undone: list[State] = []
-        self._start: Transform | None = None
-        with self._stage("prepare"):
-            self.problem = Problem.prepare(pair, self.config, self.device)
+        self.problem: Problem | None = None
+        self.configure(config or load_preset("default"))
+
+    def configure(self, config: Config) -> None:
+        """Use ``config`` from here on; the maps reached so far stay. The scans are prepared again only when they have to be."""
+        voxels = Voxels(self.pair.fixed.geometry.voxels, self.pair.moving.geometry.voxels, working_voxels(self.pair))
+        device, method = choose_device(config.device), METHODS.build(config.method)
+        planned = plan(voxels, config, device)
+        self.threads = set_threads(config.threads)
+        set_seed(config.seed)
+        prepared = self.problem is not None and self.problem.device == device
+        prepared = prepared and self.config.preprocess == planned.config.preprocess
+        self.requested, self.config, self.device, self.method = config, planned.config, device, method
+        self.notes = [planned.message] if planned.message else []
+        if not prepared:
+            with self._stage("prepare"):
+                self.problem = Problem.prepare(self.pair, self.config, self.device)
 
     @property
     def transform(self) -> Transform:
@@ -86,33 +103,63 @@ class RegistrationSession:
         return self._state.prompts
 
     @property
+    def status(self) -> Status:
+        """How the step that made the current map ended."""
+        return self._state.solution.status
+
+    @property
+    def steps(self) -> tuple[State, ...]:
+        """Every map that can be reached, in the order in which they were made; those undone last."""
+        return (*self._states, *reversed(self._undone))
+
+    @property
+    def step(self) -> int:
+        """Where the current map stands in ``steps``; -1 before the first one."""
+        return len(self._states) - 1
+
+    @property
+    def _start(self) -> Transform | None:
+        return self._state.start
+
+    @property
     def _state(self) -> State:
         if not self._states:
             raise InputError("RegistrationSession: nothing has been registered yet; call run() first")
         return self._states[-1]
 
-    def run(self, initial: Transform | None = None) -> Transform:
-        """Align, then deform; returns the map. initial: a given start (the affine stage is then skipped)."""
+    def run(self, initial: Transform | None = None, prompts: Prompts | None = None) -> Transform:
+        """Align, then deform; returns the map. initial: a given start (the affine stage is then skipped).
+
+        prompts: instead of the pair's.
+        """
+        if prompts is not None:
+            self._prompt(prompts)
         self.progress.restart()
         start = self._aligned() if initial is None else split(initial, self.pair.fixed.ndim)
-        self._start = start.transform
         solution = start
         if start.status is not Status.CANCELLED:
             span = (START_SHARE if initial is None else 0.0, FINISH_FROM)
             solution = self._solve(start, self.pair.prompts, None, span)
             solution = replace(solution, history=start.history + solution.history)
-        self._advance(solution, self.pair.prompts)
+        self._advance(solution, start.transform, "registration")
+        return self.transform
+
+    def resume(self, transform: Transform, prompts: Prompts | None = None) -> Transform:
+        """Make a given map the current one, nothing solved: after a program was started anew."""
+        if prompts is not None:
+            self._prompt(prompts)
+        solution = split(transform, self.pair.fixed.ndim)
+        self._advance(solution, solution.world, "resumed")
         return self.transform
 
     def update(self, prompts: Prompts) -> Transform:
         """Replace the prompts and continue from the current map with a short schedule; returns the new map."""
-        check_prompts(replace(self.pair, prompts=prompts))
+        current, start = self._state.solution, self._start
+        self._prompt(prompts)
         self.progress.restart()
-        current = self._state.solution
-        self.problem = replace(self.problem, masks=self.problem.masks_of(prompts))
         far = prompts.fixed_labels is not None or self._farthest_mm(prompts) > self.config.prompts.far_mm
         schedule = self.config.prompts.schedule(self.config.schedule, far)
-        self._advance(self._solve(current, prompts, schedule, (0.0, FINISH_FROM)), prompts)
+        self._advance(self._solve(current, prompts, schedule, (0.0, FINISH_FROM)), start, "update")
         return self.transform
 
     def undo(self) -> bool:
@@ -129,29 +176,50 @@ class RegistrationSession:
         self._states.append(self._undone.pop())
         return True
 
-    def result(self) -> Result:
-        """Warp, invert and judge the current map."""
+    def select(self, step: int) -> Transform:
+        """Make the map at this place of ``steps`` the current one; raises ``InputError`` when there is none."""
+        if not 0 <= step < len(self.steps):
+            raise InputError(f"select: step must lie between 0 and {len(self.steps) - 1}, got {step}")
+        while self.step > step:
+            self.undo()
+        while self.step < step:
+            self.redo()
+        return self.transform
+
+    def drop(self) -> bool:
+        """Forget the current map for good; the one before becomes current. False when there is none before."""
+        undone = list(self._undone)
+        if not self.undo():
+            return False
+        self._undone = undone
+        return True
+
+    def result(self, stop: Callable[[], bool] | None = None) -> Result:
+        """Warp, invert and judge the current map. stop: asked between the steps; when true they end with ``Cancelled``."""
+        go_on = _asked(stop)
         solution, prompts = self._state.solution, self._state.prompts
         pair = replace(self.pair, prompts=prompts)
         transform = solution.transform
         self._tell("warp", FINISH_FROM)
         with self._stage("warp"):
             warped = warp_image(pair.moving, transform, pair.fixed.geometry)
+        go_on()
         self._tell("inverse", 0.96)
         with self._stage("inverse"):
             inverse = transform.inverse()
+        go_on()
         self._tell("quality checks", 0.97)
         with self._stage("quality"):
-            context = Context.build(pair, transform, inverse, warped, self._start, steered=True)
+            context = Context.build(pair, transform, inverse, warped, self._start, True, go_on)
             findings = run_checks(context)
         self._tell("done", 1.0)
         status = solution.status
         if self.notes and status in (Status.CONVERGED, Status.MAX_STEPS):
             status = Status.OUT_OF_MEMORY_RECOVERED
         return Result(
-            pair, self.config, transform, inverse, warped, findings, self._history(), status,
+            pair, self._state.config, transform, inverse, warped, findings, self._history(), status,
             "; ".join([solution.message, *self.notes]), dict(self.timings_s), peak_memory_mb(),
-            provenance(pair, self.config, self.device, self.threads), self._start, context,
+            provenance(pair, self._state.config, self.device, self.threads), self._start, context,
         )  # fmt: skip
 
     def warped(self) -> Image:
@@ -186,11 +254,20 @@ class RegistrationSession:
         self.notes.append("memory ran out: solved at half resolution instead")
         return None if schedule is None else coarser(schedule)
 
-    def _advance(self, solution: Solution, prompts: Prompts) -> None:
+    def _prompt(self, prompts: Prompts) -> None:
+        """Let these prompts steer from here on. Raises ``InputError`` when they do not fit the scans."""
+        pair = replace(self.pair, prompts=prompts)
+        check_prompts(pair)
+        self.pair = pair
+        self.problem = replace(self.problem, pair=pair, masks=self.problem.masks_of(prompts))
+
+    def _advance(self, solution: Solution, start: Transform, name: str) -> None:
         if solution.inner is None and solution.status is Status.CANCELLED and self._states:
             raise Cancelled("cancelled before the step made a map; the earlier one stays")
-        self._states.append(State(solution, prompts))
+        self._states.append(State(solution, self.pair.prompts, self.config, start, name))
         self._undone.clear()
+        if len(self._states) > MOST_STEPS:
+            del self._states[1]
 
     def _farthest_mm(self, prompts: Prompts) -> float:
         """Largest distance of a landmark from where the current map puts it."""
@@ -216,3 +293,13 @@ class RegistrationSession:
 def coarser(schedule: Schedule) -> Schedule:
     """The same levels at half the resolution."""
     return replace(schedule, factors=tuple(2 * f for f in schedule.factors))
+
+
+def _asked(stop: Callable[[], bool] | None) -> Callable[[], None]:
+    """A check to be made between two steps: raises ``Cancelled`` when ``stop`` says so."""
+
+    def check() -> None:
+        if stop is not None and stop():
+            raise Cancelled("cancelled; the map stays, it was not judged")
+
+    return check

@@ -10,5 +10,6 @@ COMMANDS = Registry(
     Entry("evaluate", f"{_HERE}.evaluate", "run every quality check on a transform"),
     Entry("methods", f"{_HERE}.methods", "list what can be chosen, with one line of help each"),
     Entry("demo", f"{_HERE}.demo", "register generated anatomy, use one prompt, write the report"),
+    Entry("reproduce", f"{_HERE}.reproduce", "repeat a published experiment on generated data"),
     Entry("info", f"{_HERE}.info", "versions, devices, threads, presets"),
 )

@@ -11,6 +11,7 @@ from ..methods import METHODS
 from ..prompts import PROMPTS
 from ..qc import CHECKS
 from ..regularization import REGULARIZERS
+from ..reproduce import EXPERIMENTS
 from ..similarity import SIMILARITIES
 from ..transforms import TRANSFORMS
 from ._inputs import JSON_HELP
@@ -25,6 +26,7 @@ REGISTRIES = {
     "regularization": REGULARIZERS,
     "prompts": PROMPTS,
     "quality checks": CHECKS,
+    "experiments": EXPERIMENTS,
 }
 
 

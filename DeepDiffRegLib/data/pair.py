@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +22,55 @@ class LabelPair:
 
 
 @dataclass(frozen=True)
+class Tissue:
+    """Label ``label`` is tissue of this ``kind``: a name the transform model knows, such as ``stiff`` or ``soft``."""
+
+    label: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Stiffness:
+    """Which parts of the moving scan are stiff and which may deform. labels: a label map of the moving scan, on any grid."""
+
+    labels: Image
+    tissues: tuple[Tissue, ...]
+
+    def __post_init__(self):
+        if not self.tissues:
+            raise InputError("stiffness: no segment is named; say which are stiff or soft, as in 1:stiff,2:soft")
+        named = [t.label for t in self.tissues]
+        twice = sorted({label for label in named if named.count(label) > 1})
+        if twice:
+            raise InputError(f"stiffness: segment {twice[0]} is named twice; every segment can be of one tissue only")
+
+    @classmethod
+    def from_masks(cls, masks: Sequence[tuple[Image, str]]) -> Stiffness:
+        """One mask per segment with its tissue, all on one grid; ``InputError`` for an empty mask or two that overlap."""
+        if not masks:
+            raise InputError("stiffness: no segment is given")
+        geometry = masks[0][0].geometry
+        merged = np.zeros(geometry.shape, dtype=np.int32)
+        for number, (mask, kind) in enumerate(masks, 1):
+            if not mask.geometry.same_grid(geometry):
+                raise InputError("stiffness: all segments must lie on one grid; resample them onto the first one's")
+            inside = mask.numpy() > 0
+            if not inside.any():
+                raise InputError(f"stiffness: segment {number} ({kind}) is empty")
+            shared = np.unique(merged[inside & (merged > 0)])
+            if shared.size:
+                raise InputError(
+                    f"stiffness: segments {shared[0]} ({masks[shared[0] - 1][1]}) and {number} ({kind}) overlap in "
+                    f"{int((inside & (merged == shared[0])).sum())} voxels; a voxel can be of one tissue only"
+                )
+            merged[inside] = number
+        labels = Image.from_array(merged, geometry, "labels")
+        return cls(labels, tuple(Tissue(number, kind) for number, (_, kind) in enumerate(masks, 1)))
+
+
+@dataclass(frozen=True)
 class Prompts:
-    """What the user adds to steer: corresponding landmarks, corresponding labels, masks on either side.
+    """What the user adds to steer: corresponding landmarks, corresponding labels, masks on either side, stiffness.
 
     label_pairs: empty means every label present in both maps. Label maps and masks may lie on grids of their own.
     """
@@ -33,6 +81,7 @@ class Prompts:
     label_pairs: tuple[LabelPair, ...] = ()
     fixed_mask: Image | None = None
     moving_mask: Image | None = None
+    stiffness: Stiffness | None = None
 
 
 @dataclass(frozen=True)

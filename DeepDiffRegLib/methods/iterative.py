@@ -70,15 +70,19 @@ class Iterative:
         box, pinned = self._box(problem, config, start)
         model = TRANSFORMS.build(config.transform.name, **config.transform.options)
         model.pinned = pinned
+        if prompts.stiffness is not None:
+            model.set_stiffness(prompts.stiffness, start.world.homogeneous)
         landmarks = landmark_prompt(prompts, start.world, config)
         landmarks = begin(model, start, problem, box, schedule, landmarks)
+        if landmarks is not None:
+            progress.preview(model, start.world.homogeneous)
         model.prompt_weight = config.prompts.label_weight
         labels = label_prompt(prompts, config)
         used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0]
         matrix = start.world.homogeneous
         levels = [
             lambda f=f, n=n: problem.level(
-                box, f, n, matrix, config.similarity, schedule.minimum_size, config.regularization, labels
+                box, f, n, matrix, config.similarity, schedule.minimum_size, config.regularization, labels, config.half_precision
             )
             for f, n in used
         ]
@@ -86,7 +90,8 @@ class Iterative:
             model, levels, progress, STAGE, landmarks, config.prompts.landmark_weight, schedule.tolerance, problem.device,
             [n / f**box.ndim for f, n in used], span,
         ).run()  # fmt: skip
-        inner = outcome.transform if landmarks is None else meet(landmarks, model, outcome.transform)
+        unsteered = landmarks is None or outcome.status is Status.CANCELLED
+        inner = outcome.transform if unsteered else meet(landmarks, model, outcome.transform)
         return Solution(start.world, inner, outcome.status, outcome.message, tuple(outcome.history))
 
     def _box(self, problem: Problem, config: Config, start: Solution):

@@ -52,6 +52,23 @@ def look_up(field: torch.Tensor, index: np.ndarray) -> np.ndarray:
 
     Linear interpolation in double precision; only the corner values leave the device.
     """
+    places, weight = _corners(field, index)
+    values = field.detach()[0][(slice(None), *places)].cpu().double().numpy()
+    return np.einsum("ckn,kn->nc", values, weight)
+
+
+def spread(values: np.ndarray, index: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """The transpose of ``look_up``: (N, C) values at (N, d) voxel indices added onto zeros shaped as ``like``."""
+    out = torch.zeros_like(like)
+    places, weight = _corners(like, index)
+    shares = torch.as_tensor(np.einsum("nc,kn->ckn", values, weight), dtype=like.dtype, device=like.device)
+    for channel, share in zip(out[0], shares):
+        channel.index_put_(places, share, accumulate=True)
+    return out
+
+
+def _corners(field: torch.Tensor, index: np.ndarray) -> tuple[tuple[torch.Tensor, ...], np.ndarray]:
+    """Tensor indices (2^d, N per axis) of the voxels around each position, and their linear weights (2^d, N)."""
     size = np.array(field.shape[:1:-1])
     index = np.clip(np.asarray(index, dtype=np.float64), 0, size - 1)
     lower = np.minimum(index.astype(int), np.maximum(size - 2, 0))
@@ -59,6 +76,4 @@ def look_up(field: torch.Tensor, index: np.ndarray) -> np.ndarray:
     corners = np.array(list(np.ndindex(*(2,) * len(size))))
     at = np.minimum(lower[None] + corners[:, None], size - 1)
     weight = np.where(corners[:, None] == 1, fraction[None], 1 - fraction[None]).prod(-1)
-    places = tuple(torch.as_tensor(at[..., axis], device=field.device) for axis in reversed(range(len(size))))
-    values = field.detach()[0][(slice(None), *places)].cpu().double().numpy()
-    return np.einsum("ckn,kn->nc", values, weight)
+    return tuple(torch.as_tensor(at[..., axis], device=field.device) for axis in reversed(range(len(size)))), weight

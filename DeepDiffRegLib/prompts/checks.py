@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..data.image import Image
-from ..data.pair import Pair
+from ..data.pair import Pair, Stiffness
 from ..data.points import Points
 from ..errors import InputError
 from ..geometry.grid import Geometry
@@ -31,6 +31,8 @@ def check_prompts(pair: Pair) -> None:
             _check_map(role, labels, scan)
         if mask is not None:
             check_mask(role, mask, scan)
+    if prompts.stiffness is not None:
+        _check_stiffness(prompts.stiffness, pair.moving.geometry)
     both = prompts.fixed_labels is not None and prompts.moving_labels is not None
     if both:
         check_labels(prompts.label_pairs, prompts.fixed_labels, prompts.moving_labels)
@@ -61,3 +63,18 @@ def _check_map(role: str, labels: Image, scan: Geometry) -> None:
         raise InputError(f"{role} label map{path}: expected one label per voxel, got {labels.tensor.shape[1]} values")
     if scan.overlap_fraction(labels.geometry) == 0 and labels.geometry.overlap_fraction(scan) == 0:
         raise InputError(f"{role} label map{path} does not overlap the {role} scan in space")
+
+
+def _check_stiffness(stiffness: Stiffness, scan: Geometry) -> None:
+    """Refuse labels that do not occur, or a label map beside the moving scan; raises ``InputError``."""
+    labels = stiffness.labels
+    path = f" {labels.path}" if labels.path else ""
+    if labels.ndim != scan.ndim:
+        raise InputError(f"stiffness label map{path} is {labels.ndim}-D but the scan is {scan.ndim}-D")
+    if scan.overlap_fraction(labels.geometry) == 0 and labels.geometry.overlap_fraction(scan) == 0:
+        raise InputError(f"stiffness label map{path} does not overlap the moving scan in space")
+    present = {int(v) for v in labels.tensor.unique().tolist()}
+    for tissue in stiffness.tissues:
+        if tissue.label not in present:
+            known = ", ".join(str(v) for v in sorted(present - {0})[:10]) or "no labels"
+            raise InputError(f"stiffness: segment {tissue.label} is empty in the label map{path}; it has {known}")

@@ -16,7 +16,7 @@ from ..checks import check_shape
 from ..errors import InputError
 from ..geometry.grid import Geometry
 from ..geometry.vector_fields import jacobian_determinant
-from .base import look_up
+from .base import look_up, spread
 from .kernels import add_bumps, lipschitz, solve_forces
 from .outliers import disagreement, outliers
 
@@ -119,6 +119,25 @@ class LandmarkPrompt:
     def energy(self, displacement: torch.Tensor, geometry: Geometry) -> float:
         """mean_i rho(|r_i| / sd_i) with the pseudo-Huber rho."""
         return float(pseudo_huber(self.residuals_mm(displacement, geometry) / self.sd_mm).mean())
+
+    def value_and_force(
+        self, displacement: torch.Tensor, geometry: Geometry, at_one_sd: bool = False
+    ) -> tuple[float, torch.Tensor]:
+        """``energy`` and its exact derivative dE/du per mm, (1, d, *shape): a linear splat at each landmark.
+
+        For models whose kernel turns a point force into a smooth one. at_one_sd: the force as if every landmark missed by one
+        standard deviation (in the direction it does), which says how strong the term is where it matters.
+        """
+        index = geometry.to_index(self.fixed_mm)
+        _, misses = self._misses(displacement, geometry)
+        lengths = np.linalg.norm(misses, axis=1)
+        value = float(pseudo_huber(lengths / self.sd_mm).mean())
+        if at_one_sd:
+            away = np.where(lengths[:, None] > 0, misses, np.eye(self.fixed_mm.shape[1])[0])
+            misses = away * (self.sd_mm / np.linalg.norm(away, axis=1))[:, None]
+            lengths = self.sd_mm
+        slopes = misses / (len(self) * self.sd_mm**2 * np.sqrt(1 + np.square(lengths / self.sd_mm)))[:, None]
+        return value, spread(slopes, index, displacement)
 
     def disagreement_mm(self) -> np.ndarray:
         """(N,) how far each displacement is from what its neighbors predict (leave-one-out, robust affine trend removed)."""

@@ -18,7 +18,9 @@ def compute(context: Context) -> list[Finding]:
     anatomy = context.anatomy[interior]
     offset = np.array([s.start or 0 for s in interior])
     inside = determinant[anatomy] if anatomy.any() else determinant.ravel()
+    context.between()
     findings = _folds(context, determinant, anatomy, offset)
+    context.between()
     findings += _range(context, determinant, anatomy, inside, offset)
     return findings + _spread(determinant, inside)
 

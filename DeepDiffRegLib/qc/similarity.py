@@ -14,10 +14,14 @@ FLIP_MARGIN = 0.06
 def compute(context: Context) -> list[Finding]:
     """Picture-based findings; all work on the coarse grid and for any pair of modalities."""
     work = context.work
+    context.between()
     alignment = best_alignment(work)
+    context.between()
     matcher = match_blocks if alignment.measure == "brightness" else match_edges
     findings = [_agreement(alignment, matcher(work, work.before, most=800)), _misalignment(alignment, work)]
+    context.between()
     findings += [_worst_region(alignment, work), _unmatched(alignment, work), _orientation(context)]
+    context.between()
     return [*findings, _correlation(context), _information(context)]
 
 

@@ -19,4 +19,22 @@ TRANSFORMS = Registry(
         "composed small steps, fold-free",
         "Jena et al., 2024",
     ),
+    Entry(
+        "vsvf",
+        f"{_HERE}.lddmm:VSVFModel",
+        "stationary velocity from a momentum, with an energy",
+        "Shen et al., CVPR 2019",
+    ),
+    Entry(
+        "lddmm",
+        f"{_HERE}.lddmm:LDDMMModel",
+        "geodesic shooting (EPDiff): large deformations",
+        "Vialard et al., IJCV 2012",
+    ),
+    Entry(
+        "rdmm",
+        f"{_HERE}.rdmm:RDMMModel",
+        "shooting with stiff and soft tissue that moves along",
+        "Shen et al., NeurIPS 2019",
+    ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 
 from ..errors import ConfigError
@@ -24,14 +25,20 @@ class Model(ABC):
 
     derivative: ``pull`` models take dE/du at the current u (exact derivative of the interpolated scan); ``warped`` models
     take dE/dd at d = 0 of phi o (Id + d) (gradient of the warped scan). stores_displacement: whether u itself is the
-    parameter, so that a landmark step may be composed onto it. pinned: faces of the grid that must not move. prompt_weight: step of the prompts relative to the scans'.
+    parameter, so that a landmark step may be composed onto it. descends_energy: whether it lowers one energy, so that every
+    force, the landmarks' too, has to be the derivative of the reported loss. pinned: faces of the grid that must not move.
+    prompt_weight: step of the prompts relative to the scans'. stuck: no step lowers the loss any more. notes: what happened
+    on the way that the result should say.
     """
 
     derivative: ClassVar[Literal["pull", "warped"]] = "pull"
     stores_displacement: ClassVar[bool] = False
+    descends_energy: ClassVar[bool] = False
     geometry: Geometry
     pinned: tuple[Face, ...] = ()
     prompt_weight: float = 1.0
+    stuck: bool = False
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def enter(self, geometry: Geometry, device: torch.device | str) -> None:
@@ -40,6 +47,17 @@ class Model(ABC):
     @abstractmethod
     def displacement(self) -> torch.Tensor:
         """Current u: (1, d, *shape) in voxels of the level's grid. Not to be written to."""
+
+    def energy(self) -> dict[str, float]:
+        """Weighted energies of the parameters themselves at ``displacement``; the model adds their derivative on its own."""
+        return {}
+
+    def judge(self, loss: float) -> bool:
+        """Told the whole loss at ``displacement``, before ``step``: is this map kept?
+
+        A model with a line search may answer False; it has then gone back to a nearer trial, to be looked at without a step.
+        """
+        return True
 
     @abstractmethod
     def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
@@ -63,6 +81,10 @@ class Model(ABC):
             f"{type(self).__name__} cannot continue from a {type(transform).__name__}; "
             "continue with transform 'diffeomorphic' or 'displacement', which take any start"
         )
+
+    def set_stiffness(self, stiffness, world: np.ndarray | None = None) -> None:
+        """Say which tissue is stiff (``data.pair.Stiffness``); only models with local weights can."""
+        raise ConfigError(f"{type(self).__name__} moves all tissue alike: stiffness needs transform 'rdmm'")
 
     def set_displacement(self, displacement: torch.Tensor) -> None:
         """Replace u (voxels); only models with ``stores_displacement`` can."""
@@ -114,8 +136,6 @@ class FieldAdam:
         return gradient, float(gradient.square().sum(1).max().sqrt())
 
     def _fused(self, gradient: torch.Tensor, scale_m: float, scale_s: float) -> tuple[torch.Tensor, float]:
-        import numpy as np
-
         from ._fused_steps import direction, update_moments
 
         f = np.float32

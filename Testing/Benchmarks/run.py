@@ -1,7 +1,7 @@
 """Measure accuracy, time and memory: ``python Testing/Benchmarks/run.py``, or ``make bench``, which also installs the others.
 
     run.py                          everything; results/<date>-<part>.json and the section of the README
-    run.py --only kernels           one part: cases, kernels or growth (growth includes the comparison on a graphics card)
+    run.py --only kernels           one part: cases, kernels, growth (includes the comparison on a graphics card) or interactive
     run.py --quick --output DIR     small sizes and one case, to see whether it runs; the README stays as it is
 
 Nothing here fails because something was slow. Exit 0 done, 2 when something is missing (one line says what).
@@ -19,6 +19,7 @@ import card
 import cases
 import common
 import growth
+import interactive
 import tables
 
 
@@ -30,6 +31,7 @@ class Plan:
     cases: tuple[str, ...] | None = None
     kernel_size: int = 160
     sizes: tuple[int, ...] = growth.SIZES
+    interactive_size: tuple[int, ...] = interactive.SIZE
 
 
 def measure_cases(plan: Plan, gpu: str | None) -> dict:
@@ -45,10 +47,15 @@ def measure_growth(plan: Plan, gpu: str | None) -> dict:
     return {"card": gpu, "parts": parts, "comparison": card.run(plan.threads, gpu)}
 
 
+def measure_interactive(plan: Plan, gpu: str | None) -> dict:
+    return interactive.run(plan.interactive_size, plan.threads)
+
+
 PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "cases": measure_cases,
     "kernels": measure_kernels,
     "growth": measure_growth,
+    "interactive": measure_interactive,
 }
 
 
@@ -92,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = tuple(arguments.cases) if arguments.cases else None
     plan = Plan(arguments.threads, chosen)
     if arguments.quick:
-        plan = Plan(arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128))
+        plan = Plan(arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128), interactive.QUICK_SIZE)
     try:
         if "cases" in arguments.only:
             cases.data_folder(), cases.peers_python()

@@ -32,7 +32,12 @@ def write_readme() -> None:
 
 def markdown() -> str:
     """All parts that have been measured, each with its date and machine."""
-    makers = (("cases", cases_text), ("kernels", kernels_text), ("growth", growth_text))
+    makers = (
+        ("cases", cases_text),
+        ("kernels", kernels_text),
+        ("growth", growth_text),
+        ("interactive", interactive_text),
+    )
     results = [(maker, common.latest_result(kind)) for kind, maker in makers]
     return "\n\n".join(maker(result) for maker, result in results if result is not None)
 
@@ -166,6 +171,35 @@ def _card_lines(found: dict) -> list[str]:
     if "skipped" in found:
         lines += ["", f"FireANTs on the same card: {found['skipped']}."]
     return lines
+
+
+def interactive_text(result: dict) -> str:
+    """One line per goal: what a front end waits for."""
+    rows, goals, size = result["rows"], result["goals"], " x ".join(map(str, result["size"]))
+    cancel = rows["cancel_s"]
+    measured = [
+        ("worker ready", rows["ready_s"], goals["ready_s"], "s"),
+        (
+            "first visible change after a landmark",
+            rows["first_change_resting_s"]["median"],
+            goals["first_change_s"],
+            "s",
+        ),
+        ("the same while the map before is being judged", rows["first_change_judging_s"]["median"], None, "s"),
+        ("settled", rows["settled_resting_s"]["median"], goals["settled_s"], "s"),
+        ("cancel answered, median", cancel["median"], goals["cancel_s"], "s"),
+        ("cancel answered, longest", cancel["longest"], goals["cancel_s"], "s"),
+        ("memory of the front end's process", rows["copies"]["own"], goals["copies"], "copies of the volume"),
+    ]
+    lines = [
+        f"### Interactive use at {size}\n\n{_about(result['about'])}\n",
+        "| what | measured | goal |",
+        "|---|---|---|",
+    ]
+    for what, value, goal, unit in measured:
+        limit = "" if goal is None else f"at most {goal:g}: {'reached' if value <= goal else 'lost'}"
+        lines.append(f"| {what} | {value:g} {unit} | {limit} |")
+    return "\n".join(lines)
 
 
 def _about(about: dict) -> str:

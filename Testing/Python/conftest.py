@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
@@ -16,6 +17,9 @@ import torch
 from DeepDiffRegLib.geometry.grid import Geometry
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT_ROOT / "Testing" / "SlicerStandIn"))
+from slicer_standin.fixtures import installed_stand_in, scene, slicer_app, slicer_app_without_check  # noqa: F401
+
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

@@ -32,6 +32,7 @@ LAYERS = (
     "provenance",
     "session",
     "pipeline",
+    "interactive",
     "training",
     "reproduce",
     "cli",
@@ -46,11 +47,13 @@ SHARED = {
     "data": {"image", "points", "pair", "atomic", "nifti", "anatomy"},
     "similarity": {"base"},
     "regularization": {"base"},
-    "transforms": {"base", "model", "integrate", "kernels", "affine", "displacement", "composite"},
+    "transforms": {"base", "model", "integrate", "kernels", "affine", "displacement", "composite", "shooting", "stiffness"},
     "prompts": {"base", "kernels", "distance", "outliers"},
     "affine": {"moments"},
     "qc": {"base", "figures", "alignment"},
+    "interactive": {"messages", "arrays", "process", "desk"},
     "export": {"itk_transform", "nifti_warp", "report"},
+    "reproduce": {"base", "figures", "shape_population"},
 }
 """Modules of a folder that their siblings may import: values, bases and helpers, never one choice another choice."""
 
@@ -60,6 +63,7 @@ EXCEPTIONS = {
     ("similarity/mind.py", "similarity.mean_squares"): "descriptors are compared with MSE by default",
     ("prompts/checks.py", "prompts.labels"): "one entry asks every kind of prompt whether it fits the scans",
     ("prompts/checks.py", "prompts.masks"): "one entry asks every kind of prompt whether it fits the scans",
+    ("interactive/server.py", "interactive.jobs"): "the server hands commands on; imported late, as it brings torch along",
     ("data/phantoms.py", "data.io"): "write_pair stores a generated pair as files",
 }
 """A choice that is built from another one by definition; everything else goes through a shared helper."""

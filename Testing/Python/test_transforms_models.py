@@ -273,6 +273,9 @@ RECOVERY = {
     "displacement": ({"rotation_deg": 0.0, "translation_mm": 0.0, "scale": 1.0}, 0.65),
     "svf": ({"rotation_deg": 0.0, "translation_mm": 0.0, "scale": 1.0}, 0.65),
     "diffeomorphic": ({"rotation_deg": 0.0, "translation_mm": 0.0, "scale": 1.0}, 0.65),
+    "vsvf": ({"rotation_deg": 0.0, "translation_mm": 0.0, "scale": 1.0}, 0.65),
+    "lddmm": ({"rotation_deg": 0.0, "translation_mm": 0.0, "scale": 1.0}, 0.65),
+    "rdmm": ({"rotation_deg": 0.0, "translation_mm": 0.0, "scale": 1.0}, 0.65),
 }
 """Per model: what moves the phantom, and the share of the error that may be left."""
 

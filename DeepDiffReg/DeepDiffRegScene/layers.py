@@ -1,0 +1,294 @@
+"""What can be laid over the slice views to look at a map: grid, arrows, displacement, Jacobian, folds.
+
+A layer makes its nodes when it is first shown, updates them in place, and takes them away with ``remove``. They are
+hidden in selectors and not saved. Nothing that the views show otherwise is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from DeepDiffRegLib.errors import InputError
+from DeepDiffRegLib.interactive.messages import Scan
+
+from . import colors
+from .convert import scan_to_volume
+from .fields import determinants, whole_lengths_mm
+from .line_layer import LineLayer
+from .maps import MapNodes
+from .nodes import OUTPUT_ATTRIBUTE, private_node, remove
+from .outputs import folded_segmentation
+from .overlays import Overlay
+from .regions import Region
+from .spaces import the_scene
+
+__all__ = ["OUTPUT_ATTRIBUTE", "LAYERS", "LayerSet"]
+
+COARSEST = 48
+"""Voxels along an axis of the grid on which a map without a displacement is looked at."""
+
+
+class LayerSet:
+    """All layers of one registration: ``layers["grid"].show(True)``.
+
+    maps: the nodes of the map. fixed: volume that says where layers end. slice_names: layout names of the views to draw
+    in, all slice views by default.
+    """
+
+    def __init__(self, maps: MapNodes, fixed, scene=None, slice_names=None):
+        self.maps, self.fixed, self.scene, self.slice_names = maps, fixed, the_scene(scene), slice_names
+        self._regions: dict = {}
+        self._layers = {row.name: row.make(self, row.name, row.text) for row in LAYERS}
+
+    def __getitem__(self, name: str):
+        if name not in self._layers:
+            raise InputError(f"LayerSet: unknown layer {name!r}; known: {', '.join(self._layers)}")
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator:
+        return iter(self._layers.values())
+
+    def update(self) -> None:
+        """Redraw what is visible; call it when the map or the layout of the views has changed."""
+        for layer in self:
+            if layer.visible:
+                layer.update()
+
+    def close(self) -> None:
+        """Take every layer and its nodes away."""
+        for layer in self:
+            layer.remove()
+        self._regions.clear()
+
+    def region(self, region) -> Region:
+        """Where to draw; computed once per choice (a segment that is edited later needs ``forget_regions``)."""
+        key = region if region is None or isinstance(region, str) else (region[0].GetID(), region[1])
+        if key not in self._regions:
+            self._regions[key] = Region(self.fixed, region)
+        return self._regions[key]
+
+    def forget_regions(self) -> None:
+        """Read segments and the body anew at the next update."""
+        self._regions.clear()
+
+    def sampled(self):
+        """The map with a displacement on some grid, also where it is only a matrix."""
+        held = self.maps.map()
+        if held.displacement is not None:
+            return held
+        fixed = self.region(None).geometry
+        geometry = fixed.resized(tuple(min(n, COARSEST) for n in fixed.size))
+        return replace(held, displacement=np.zeros((3, *geometry.shape), np.float32), geometry=geometry)
+
+
+class VolumeLayer:
+    """Base of the layers that are a volume with its own colors over the views."""
+
+    place = 0
+
+    def __init__(self, owner: LayerSet, name: str, text: str):
+        self.owner, self.name, self.text, self.visible = owner, name, text, False
+        self.options = self.Options()
+        self._volume = self._shown = None
+        self._overlay = Overlay(owner.scene, owner.slice_names)
+        self._bar = colors.ColorBar(owner.scene)
+
+    def set(self, **options) -> None:
+        """Change options (fields of ``options``); redraws when visible."""
+        self.options = changed(self.name, self.options, options)
+        if self.visible:
+            self.update()
+
+    def show(self, visible: bool) -> None:
+        """Show or hide the layer."""
+        if visible == self.visible:
+            return
+        self.visible = visible
+        if visible:
+            self.update()
+            return
+        self._overlay.take()
+        self._bar.hide()
+
+    def update(self) -> None:
+        """Take the map as it is now."""
+        self._shown = self._make()
+        display = self._shown.GetDisplayNode()
+        low, high = self._window()
+        modified = display.StartModify()
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(low, high)
+        display.SetAndObserveColorNodeID(self._colors().GetID())
+        display.SetInterpolate(True)
+        display.EndModify(modified)
+        self._overlay.put(self._shown, self.options.opacity)
+        self._bar.show(self.unit, self._colors(), max(low, 0.0), high, self.place)
+
+    def remove(self) -> None:
+        """Hide the layer and take its own volume out of the scene."""
+        self.show(False)
+        self._bar.remove()
+        remove(self._volume)
+        self._volume = self._shown = None
+
+    def _own(self, scan: Scan):
+        if self._volume is None or self._volume.GetScene() is None:
+            self._volume = private_node("vtkMRMLScalarVolumeNode", self.title, "layer", self.owner.scene)
+        return scan_to_volume(scan, "", node=self._volume)
+
+
+class MagnitudeLayer(VolumeLayer):
+    """How far the map moves each point, in mm."""
+
+    title, unit = "Displacement (mm)", "mm"
+
+    @dataclass(frozen=True)
+    class Options:
+        """maximum_mm: end of the color scale, None to fit it. part: ``whole`` or ``deformable`` (without the matrix)."""
+
+        opacity: float = 0.6
+        maximum_mm: float | None = None
+        part: str = "deformable"
+
+    _top = 1.0
+
+    @property
+    def legend(self):
+        """What the colors mean; None when hidden."""
+        return colors.length_legend(self.title, self._top, folds=False) if self.visible else None
+
+    def _make(self):
+        held = self.owner.sampled()
+        world = held.world if self.options.part == "whole" else None
+        lengths = whole_lengths_mm(held.displacement, held.geometry, world)
+        self._top = self.options.maximum_mm or colors.nice(float(np.percentile(lengths[::2, ::2, ::2], 99)))
+        return self._own(Scan(lengths, held.geometry, "intensity", self.title))
+
+    def _window(self) -> tuple[float, float]:
+        return 0.0, self._top
+
+    def _colors(self):
+        return colors.length_table(self.owner.scene)
+
+
+class JacobianLayer(VolumeLayer):
+    """The determinant of the map's derivative: 1 keeps the volume, below shrinks, above grows; at most 0 is folded."""
+
+    title, unit = "Jacobian", "J"
+    place = 1
+
+    @dataclass(frozen=True)
+    class Options:
+        """span: colors run from 1/span to span. volume: the Jacobian volume node of the worker; None computes one here."""
+
+        opacity: float = 0.6
+        span: float = 4.0
+        volume: object = None
+
+    @property
+    def legend(self):
+        """What the colors mean; None when hidden."""
+        return colors.jacobian_legend(self.options.span) if self.visible else None
+
+    def _make(self):
+        if self.options.volume is not None and self.options.volume.GetScene() is not None:
+            return self.options.volume
+        return self._own(jacobian_scan(self.owner))
+
+    def _window(self) -> tuple[float, float]:
+        return colors.jacobian_window(self.options.span)
+
+    def _colors(self):
+        return colors.jacobian_table(self.options.span, self.owner.scene)
+
+
+class FoldLayer:
+    """The voxels where the map turns space inside out, as a magenta segment in 2-D and 3-D views."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """volume: the segmentation node of the worker's result; None computes one here."""
+
+        volume: object = None
+
+    def __init__(self, owner: LayerSet, name: str, text: str):
+        self.owner, self.name, self.text, self.visible = owner, name, text, False
+        self.options = self.Options()
+        self._segments = self._shown = None
+
+    @property
+    def legend(self):
+        """What the color means; None when hidden."""
+        return colors.Legend("Folded", ((0.0, colors.FOLD_COLOR, "Jacobian <= 0"),)) if self.visible else None
+
+    def set(self, **options) -> None:
+        """Change options; redraws when visible."""
+        self.options = changed(self.name, self.options, options)
+        if self.visible:
+            self.update()
+
+    def show(self, visible: bool) -> None:
+        """Show or hide the layer."""
+        self.visible = visible
+        if visible:
+            self.update()
+        elif self._shown is not None and self._shown.GetScene() is not None:
+            self._shown.GetDisplayNode().SetVisibility(False)
+
+    def update(self) -> None:
+        """Take the map as it is now."""
+        given = self.options.volume
+        if given is None or given.GetScene() is None:
+            self._segments = folded_segmentation(jacobian_scan(self.owner), None, self._segments, self.owner.scene)
+            self._segments.SetHideFromEditors(True)
+            self._segments.SetSaveWithScene(False)
+            given = self._segments
+        if self._shown is not None and self._shown is not given and self._shown.GetScene() is not None:
+            self._shown.GetDisplayNode().SetVisibility(False)
+        self._shown = given
+        given.GetDisplayNode().SetVisibility(True)
+        given.GetDisplayNode().SetOpacity2DFill(1.0)
+
+    def remove(self) -> None:
+        """Hide the layer and take its own segments out of the scene."""
+        self.show(False)
+        remove(self._segments)
+        self._segments = self._shown = None
+
+
+def jacobian_scan(owner: LayerSet) -> Scan:
+    """Determinants of the whole map on its own grid."""
+    held = owner.sampled()
+    values = determinants(held.displacement, held.geometry, held.world)
+    return Scan(values, held.geometry, "intensity", "Jacobian")
+
+
+def changed(name: str, options, new: dict):
+    """``options`` with other values; InputError for names it does not have."""
+    known = [field.name for field in fields(options)]
+    unknown = sorted(set(new) - set(known))
+    if unknown:
+        raise InputError(f"layer {name!r}: unknown option {unknown[0]!r}; known: {', '.join(known)}")
+    return replace(options, **new)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A row of the table of layers."""
+
+    name: str
+    make: type
+    text: str
+
+
+LAYERS = (
+    LayerRow("grid", LineLayer, "Deformation grid, in the resampling or the forward direction"),
+    LayerRow("glyphs", LineLayer, "Arrows along the displacement"),
+    LayerRow("magnitude", MagnitudeLayer, "How far each point moves, in mm"),
+    LayerRow("jacobian", JacobianLayer, "Where the map shrinks, grows or folds"),
+    LayerRow("folds", FoldLayer, "Voxels where the map is folded"),
+)
+"""A new layer is a class with name, text, visible, options, legend, set, show, update and remove, and a row here."""

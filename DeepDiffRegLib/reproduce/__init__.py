@@ -1,0 +1,22 @@
+"""Published experiments that need no private data: one file each, with limits set before anything was measured."""
+
+from ..registry import Entry, Registry
+
+_HERE = "DeepDiffRegLib.reproduce"
+_RDMM = "Shen et al., NeurIPS 2019"
+EXPERIMENTS = Registry(
+    "experiment",
+    Entry("rdmm-energy", f"{_HERE}.rdmm_energy:RDMMEnergy", "shooting keeps its energy, with the source term only", _RDMM),
+    Entry(
+        "rdmm-predefined",
+        f"{_HERE}.rdmm_predefined:RDMMPredefined",
+        "a soft region in stiff surroundings keeps its stiffness as it moves",
+        _RDMM,
+    ),
+    Entry(
+        "rdmm-optimised",
+        f"{_HERE}.rdmm_optimised:RDMMOptimised",
+        "stiffness found with the map: small Gaussians only where they are needed",
+        _RDMM,
+    ),
+)

@@ -1,0 +1,88 @@
+"""What the experiments on synthetic shapes share: one registration of a pair of shapes, and what is measured on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..config import Choice, Config, Preprocess, Schedule, Start
+from ..data.pair import Prompts
+from ..data.shapes import FIELD_OF_VIEW_MM, ShapePair
+from ..errors import Cancelled
+from ..geometry.pyramid import resample
+from ..geometry.vector_fields import jacobian_determinant, strict_folds
+from ..progress import Progress
+from ..result import Status
+from ..session import RegistrationSession
+from ..transforms.shooting import ShootingTransform
+from ..warp.image import warp_image
+from .base import Inside
+
+
+def settings(transform: Choice, similarity: Choice, schedule: Schedule) -> Config:
+    """A registration of shapes: no affine start, the whole picture, gray values as they are."""
+    return Config(
+        preprocess=Preprocess(clip_percentiles=(0.0, 100.0), crop=False),
+        start=Start(initial="identity", transform="none"),
+        transform=transform,
+        similarity=similarity,
+        schedule=schedule,
+        device="cpu",
+    )
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One pair after its registration. displacement_mm: (1, 2, Y, X) on the fixed grid, of the whole map."""
+
+    shapes: ShapePair
+    flow: ShootingTransform
+    displacement_mm: torch.Tensor
+    warped_labels: np.ndarray
+    loss: tuple[float, ...]
+
+    @classmethod
+    def run(cls, shapes: ShapePair, config: Config, prompts: Prompts | None, progress: Progress) -> Registered:
+        """Register source (moving) with target (fixed). Raises Cancelled when asked to stop."""
+        pair = replace(shapes.pair, prompts=prompts or Prompts())
+        session = RegistrationSession(pair, config, Inside(progress))
+        transform = session.run()
+        if progress.cancelled():
+            raise Cancelled("cancelled; nothing was written")
+        history = ()
+        flow = transform.transforms[0]
+        grid = shapes.pair.fixed.geometry
+        labels = warp_image(shapes.moving_labels, transform, grid).numpy()
+        return cls(shapes, flow, transform.displacement(grid), labels, history)
+
+    def dice(self, *labels: int) -> float:
+        """Overlap of the union of some labels."""
+        fixed, warped = (np.isin(a, labels) for a in (self.shapes.fixed_labels.numpy(), self.warped_labels))
+        return dice(fixed, warped)
+
+    @property
+    def length_mm(self) -> np.ndarray:
+        """|u| at every pixel of the target."""
+        return self.displacement_mm[0].norm(dim=0).numpy()
+
+    @property
+    def folds(self) -> int:
+        """Pixels with a non-positive determinant in any corner, on the whole map at full resolution."""
+        return strict_folds(self.displacement_mm, self.shapes.pair.fixed.geometry.spacing_mm)
+
+    @property
+    def determinant(self) -> np.ndarray:
+        return jacobian_determinant(self.displacement_mm, self.shapes.pair.fixed.geometry.spacing_mm)[0, 0].numpy()
+
+    def sigma_mm(self, time: float) -> np.ndarray:
+        """Effective standard deviation at time 0 (on the source) or 1 (on the target), at every pixel."""
+        grid = self.shapes.pair.fixed.geometry
+        return resample(self.flow.sigma_mm(time), self.flow.geometry, grid)[0, 0].numpy()
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Overlap of two masks; 1 when both are empty."""
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0

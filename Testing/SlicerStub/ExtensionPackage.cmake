@@ -1,0 +1,15 @@
+# Stands for ${Slicer_EXTENSION_CPACK}: metadata must be there; it is written out as the catalog would read it.
+set(_stub_metadata "")
+foreach(_stub_name
+    NAME HOMEPAGE CATEGORY CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS LICENSE_FILE README_FILE)
+  if("${EXTENSION_${_stub_name}}" STREQUAL "")
+    message(FATAL_ERROR "EXTENSION_${_stub_name} is not set")
+  endif()
+  string(APPEND _stub_metadata "${_stub_name}\t${EXTENSION_${_stub_name}}\n")
+endforeach()
+foreach(_stub_name LICENSE_FILE README_FILE)
+  if(NOT EXISTS "${EXTENSION_${_stub_name}}")
+    message(FATAL_ERROR "EXTENSION_${_stub_name} names a file that does not exist: ${EXTENSION_${_stub_name}}")
+  endif()
+endforeach()
+file(WRITE "${CMAKE_BINARY_DIR}/extension_metadata.txt" "${_stub_metadata}")
