@@ -102,12 +102,14 @@ class PromptOptions:
 class Config:
     """The fully resolved configuration of one run: the four choices that compose, and where it runs.
 
+    model: file with a network's weights, for methods that need one.
     half_precision: keep the features of similarities that compare descriptors (MIND) in 16 bits: less memory, some time.
     """
 
     name: str = "default"
     help: str = ""
     method: str = "iterative"
+    model: str | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     start: Start = field(default_factory=Start)
     transform: Choice = field(default_factory=lambda: Choice("diffeomorphic"))

@@ -184,6 +184,9 @@ class Descent:
         """
         if self.landmarks is None:
             return forces[1]
+        if self.model.stores_displacement:
+            values["landmarks"] = self.landmarks.energy(u, level.geometry, level.geometry.spacing_mm)
+            return forces[1]
         spacing = per_component(level.geometry.spacing_mm, u)
         mm = u * spacing
         if self.model.descends_energy:
@@ -196,8 +199,6 @@ class Descent:
             push.mul_(spacing).mul_(factors["landmarks"])
             return push if forces[1] is None else forces[1].add_(push)
         values["landmarks"] = self.landmarks.energy(mm, level.geometry)
-        if self.model.stores_displacement:
-            return forces[1]
         limit = LANDMARK_STEP_VOXELS * min(level.geometry.spacing_mm)
         wanted = self.landmarks.pull(mm, level.geometry, limit).sub_(mm).div_(spacing)
         strongest, own = float(forces[0].abs().max()), float(wanted.abs().max())
@@ -207,11 +208,12 @@ class Descent:
     def _pull_landmarks(self, level: Level) -> None:
         if self.landmarks is None or not self.model.stores_displacement:
             return
-        spacing = np.array(level.geometry.spacing_mm)
+        spacing = level.geometry.spacing_mm
         u = self.model.displacement()
-        scale = per_component(spacing, u)
-        pulled = self.landmarks.pull(u * scale, level.geometry, LANDMARK_STEP_VOXELS * float(spacing.min()))
-        self.model.set_displacement(pulled.div_(scale))
+        scale, limit = per_component(spacing, u), LANDMARK_STEP_VOXELS * min(spacing)
+        # In place, as u is the model's parameter itself: copies of it would cost more than the pull.
+        self.landmarks.pull(u.mul_(scale), level.geometry, limit, out=u)
+        self.model.set_displacement(u.div_(scale))
 
     def _settled(self, losses: list[float]) -> bool:
         if len(losses) < 2 * WINDOW or self.tolerance <= 0:

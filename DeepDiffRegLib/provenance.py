@@ -34,7 +34,23 @@ def provenance(pair: Pair, config: Config, device: torch.device, threads: int) -
         "threads": threads,
         "seed": config.seed,
         "inputs": {role: describe(image) for role, image in inputs(pair).items()},
+        "stiffness": stiffness(pair),
+        "model": model(config),
     }
+
+
+def model(config: Config) -> dict[str, str]:
+    """File name (no folders) and SHA-256 of the network's weights; empty when none was used."""
+    if config.model is None:
+        return {}
+    path = Path(config.model)
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def stiffness(pair: Pair) -> dict[str, str]:
+    """Tissue of each label that the user named."""
+    named = pair.prompts.stiffness
+    return {} if named is None else {str(t.label): t.kind for t in named.tissues}
 
 
 def inputs(pair: Pair) -> dict[str, Image]:
@@ -43,6 +59,7 @@ def inputs(pair: Pair) -> dict[str, Image]:
     named = {
         "fixed": pair.fixed, "moving": pair.moving, "fixed_labels": prompts.fixed_labels,
         "moving_labels": prompts.moving_labels, "fixed_mask": prompts.fixed_mask, "moving_mask": prompts.moving_mask,
+        "stiffness_labels": None if prompts.stiffness is None else prompts.stiffness.labels,
     }  # fmt: skip
     return {role: image for role, image in named.items() if image is not None}
 

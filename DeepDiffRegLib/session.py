@@ -81,6 +81,7 @@ class RegistrationSession:
         """Use ``config`` from here on; the maps reached so far stay. The scans are prepared again only when they have to be."""
         voxels = Voxels(self.pair.fixed.geometry.voxels, self.pair.moving.geometry.voxels, working_voxels(self.pair))
         device, method = choose_device(config.device), METHODS.build(config.method)
+        method.check(config, self.pair.fixed.ndim)
         planned = plan(voxels, config, device)
         self.threads = set_threads(config.threads)
         set_seed(config.seed)

@@ -21,6 +21,7 @@ FILES = (
 class ExportSection(base.Section):
     def setup(self):
         self.ui.applyNodesButton.connect("clicked(bool)", self.onApply)
+        self._say("")
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
         self.ui.exportFolderEdit.connect("currentPathChanged(QString)", self._onFolder)
         self.ui.applyNodesSelector.connect("checkedNodesChanged()", self.refresh)
@@ -90,3 +91,4 @@ class ExportSection(base.Section):
     def _say(self, text, add=False):
         label = self.ui.exportLabel
         label.setText(" ".join(filter(None, (label.text, text))) if add else text)
+        label.setVisible(bool(label.text))

@@ -1,5 +1,6 @@
 """Judge: findings with their verdicts, numbers per segment, inverse consistency, warnings; jump to the worst places."""
 
+import qt
 import slicer
 from DeepDiffRegScene import convert
 from slicer.i18n import tr as _
@@ -18,6 +19,7 @@ class JudgeSection(base.Section):
         ui = self.ui
         base.setUpTable(ui.findingsTable, [_("Finding"), _("Value"), _("Limit"), _("Verdict")])
         base.setUpTable(ui.segmentsTable, [_("Segment"), _("Volume"), _("Jacobian 1-50-99 %"), _("Dice"), _("Folds")])
+        ui.findingsTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
         self._places = []
         self._shown = None
         ui.worstPlaceButton.connect("clicked(bool)", self.onGoToWorst)
@@ -81,7 +83,7 @@ class JudgeSection(base.Section):
             value = finding["value"]
             unit = finding.get("unit") or ""
             base.cell(table, row, 1, f"{base.number(value)} {unit}".strip(), tip)
-            base.cell(table, row, 2, finding.get("limit") or "", tip)
+            base.cell(table, row, 2, finding.get("limit") or "")
             verdict = finding["verdict"]
             base.cell(table, row, 3, verdict, tip, base.VERDICT_COLORS.get(verdict, ""))
 

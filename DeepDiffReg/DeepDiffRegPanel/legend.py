@@ -2,12 +2,13 @@
 
 import qt
 
-ROW = 30
+ROW = 42
+TITLE = 14
 BAR = 10
 
 
 def paint(label, legends):
-    """One row per legend: title, then a bar with the values below it. No legend takes no room."""
+    """One row per legend: the title, below it a bar, and the values below that. No legend takes no room."""
     height = ROW * len(legends)
     label.setFixedHeight(height)
     if not legends:
@@ -29,11 +30,9 @@ def paint(label, legends):
 
 def _row(painter, legend, text, top, width):
     painter.setPen(qt.QPen(text))
-    painter.drawText(2, top + 12, legend.title)
-    left, count = width // 3, len(legend.lines)
-    step = (width - left) / max(count, 1)
+    painter.drawText(2, top + TITLE - 3, legend.title)
+    step = width / max(len(legend.lines), 1)
     for i, (_value, color, caption) in enumerate(legend.lines):
-        x = int(left + i * step)
-        fill = qt.QColor(*(int(255 * c) for c in color))
-        painter.fillRect(x, top + 2, int(step) + 1, BAR, fill)
-        painter.drawText(x + 2, top + BAR + 14, caption)
+        left = int(i * step)
+        painter.fillRect(left, top + TITLE, int(step) + 1, BAR, qt.QColor(*(int(255 * c) for c in color)))
+        painter.drawText(left + 2, top + TITLE + BAR + 13, caption)

@@ -21,9 +21,7 @@ POINT = "{:.1f}, {:.1f}, {:.1f}"
 class PromptsSection(base.Section):
     def setup(self):
         ui = self.ui
-        base.setUpTable(
-            ui.landmarksTable, [_("Pair"), _("Fixed (RAS, mm)"), _("Moving (RAS, mm)"), _("Off (mm)")], 1
-        )
+        base.setUpTable(ui.landmarksTable, [_("Pair"), _("Fixed (RAS, mm)"), _("Moving (RAS, mm)"), _("Off (mm)")], 1)
         ui.landmarksTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
         base.setUpTable(ui.historyTable, [_("Step"), _("What"), _("Verdict"), _("Loss")], 1)
         self._filling = False
@@ -87,9 +85,7 @@ class PromptsSection(base.Section):
             table = self.table()
             if event.kind == "map":
                 self._keepPoints(table, event.data["step"])
-            if table is not None:
-                table.update_residuals(self._shownTransform())
-            self.fillLandmarks()
+            self._measure()
         if event.kind == "history":
             self._fillHistory()
         if event.kind in ("error", "crashed", "cancelled"):
@@ -203,11 +199,15 @@ class PromptsSection(base.Section):
             self.addObserver(node, kind.PointPositionDefinedEvent, self._onPlaced)
             self.addObserver(node, kind.PointRemovedEvent, self._onListChanged)
 
-    def _onDropped(self, _node, _event):
+    def _measure(self):
+        """Residuals of the points as they are, by the map as it is."""
         table = self.table()
         if table is not None:
             table.update_residuals(self._shownTransform())
         self.fillLandmarks()
+
+    def _onDropped(self, _node, _event):
+        self._measure()
         self.changed()
 
     def _onPlaced(self, node, _event):
@@ -216,7 +216,7 @@ class PromptsSection(base.Section):
 
     def _onListChanged(self, _node=None, _event=None):
         if not slicer.mrmlScene.IsClosing():
-            self.fillLandmarks()
+            self._measure()
             self._refreshButtons()
 
     # Updates

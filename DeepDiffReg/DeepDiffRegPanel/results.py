@@ -24,6 +24,7 @@ class ResultsSection(base.Section):
         self._set = self._compare = self._cursor = None
         self._of = None
         self._shown = {}
+        self._legendWidth = 0
         self._comparing = None
         self._segments = (None, "")
         self._blink = qt.QTimer()
@@ -71,6 +72,11 @@ class ResultsSection(base.Section):
             self._comparing = None
             self.refresh()
 
+    def tick(self):
+        """The panel may have been made wider."""
+        if self._set is not None and self.ui.legendLabel.width != self._legendWidth:
+            self._drawLegend()
+
     def close(self):
         self._forget()
         self._blink.disconnect("timeout()")
@@ -115,6 +121,7 @@ class ResultsSection(base.Section):
 
     def _drawLegend(self):
         shown = [self._set[name].legend for name, parameter in LAYERS if getattr(self.state, parameter)]
+        self._legendWidth = self.ui.legendLabel.width
         legend.paint(self.ui.legendLabel, [entry for entry in shown if entry is not None])
 
     # Comparison, cursor, readout

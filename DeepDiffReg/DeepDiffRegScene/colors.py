@@ -116,7 +116,7 @@ class ColorBar:
     def __init__(self, scene=None):
         self.scene, self._carrier, self._bar = scene, None, None
 
-    def show(self, unit: str, colors_node, low: float, high: float, place: int = 0) -> None:
+    def show(self, unit: str, colors_node, low: float, high: float, place: int) -> None:
         """Draw the bar, ``unit`` above it. place: 0 for the rightmost, 1 for the next one to the left, ..."""
         logic = getattr(slicer, "vtkSlicerColorLogic", None)
         if not hasattr(logic, "AddDefaultColorLegendDisplayNode"):
@@ -128,7 +128,7 @@ class ColorBar:
         display.SetScalarRange(low, high)
         display.SetVisibility(True)
         self._bar.SetTitleText(unit)
-        self._bar.SetPosition(1.0 - 0.14 * place, 0.5)
+        self._bar.SetPosition(0.95 - 0.15 * place, 0.5)
         self._bar.SetVisibility(True)
 
     def hide(self) -> None:

@@ -13,6 +13,8 @@ from .spaces import FLIP, grid_points
 
 STILL_MM = 1e-4
 """A border that moves less than this needs no margin."""
+SHORTEST_FALL = 4
+"""Voxels."""
 SLAB_VOXELS = 2**19
 Margins = tuple[tuple[int, int], ...]
 """Voxels added before and behind along x, y, z."""
@@ -26,27 +28,36 @@ class Padded:
     margins: Margins
 
     @property
+    def own(self) -> Geometry:
+        """The displacement's own grid."""
+        size = tuple(n - a - b for n, (a, b) in zip(self.geometry.size, self.margins))
+        return self.geometry.cropped(tuple(before for before, _ in self.margins), size)
+
+    @property
     def inner(self) -> tuple[slice, ...]:
         """Tensor slices of the displacement's own grid."""
         return tuple(slice(before, n - behind) for n, (before, behind) in zip(self.geometry.shape, self.margins[::-1]))
 
 
 def margins_needed(displacement: np.ndarray, geometry: Geometry) -> Margins:
-    """How far beyond each face a (3, Z, Y, X) displacement in mm must fade so that the map does not fold there.
+    """How far beyond each face a (3, Z, Y, X) displacement, mm LPS, must fade so that the map does not fold there.
 
     VTK carries the border's displacement on forever; the library's maps end half a voxel beyond the border. A face that
-    does not move needs no margin. Elsewhere it is one voxel at full strength, then a fall over at least twice the longest
-    displacement of the face (its slope then stays under 3/4), but never more than half the grid.
+    does not move needs no margin. Elsewhere it is one voxel at full strength, then a fall over twice the longest way that
+    anything on the face goes outward (only that can fold: the slope across the face then stays under 0.8), at least
+    ``SHORTEST_FALL`` voxels and at most half the grid.
     """
     out = []
     for axis in range(3):
         faces = []
-        for side in (0, -1):
-            face = np.take(displacement, side, axis=3 - axis)
-            peak = float(np.sqrt(np.max(np.einsum("cij,cij->ij", face, face))))
-            longest = max(8, geometry.size[axis] // 2)
-            fall = int(np.clip(np.ceil(2 * peak / geometry.spacing_mm[axis]), 3, longest))
-            faces.append(0 if peak <= STILL_MM else 1 + fall)
+        for side, outward in ((0, -1.0), (-1, 1.0)):
+            face = displacement[tuple(side if a == 3 - axis else slice(None) for a in range(4))].reshape(3, -1)
+            if np.abs(face).max() <= STILL_MM:
+                faces.append(0)
+                continue
+            voxels = float((outward * geometry.rotation[:, axis] @ face).max()) / geometry.spacing_mm[axis]
+            longest = max(SHORTEST_FALL, geometry.size[axis] // 2)
+            faces.append(1 + int(np.clip(np.ceil(2 * voxels), SHORTEST_FALL, longest)))
         out.append(tuple(faces))
     return tuple(out)
 
@@ -66,8 +77,10 @@ def falloff(count: int) -> np.ndarray:
 def fill(out: np.ndarray, displacement: np.ndarray, frame: Padded) -> None:
     """Write a (3, Z, Y, X) displacement, mm LPS, into ``out`` (Z, Y, X, 3), mm RAS, fading into the margins."""
     inner = frame.inner
-    for c, sign in enumerate(FLIP):
-        np.multiply(displacement[c], np.float32(sign), out=out[(*inner, c)])
+    target = out[inner]
+    for z in range(len(target)):
+        for c, sign in enumerate(FLIP):
+            np.multiply(displacement[c, z], np.float32(sign), out=target[z, ..., c])
     reach = list(inner)
     for axis in range(3):
         before, behind = frame.margins[2 - axis]

@@ -41,6 +41,7 @@ class LayerSet:
     def __init__(self, maps: MapNodes, fixed, scene=None, slice_names=None):
         self.maps, self.fixed, self.scene, self.slice_names = maps, fixed, the_scene(scene), slice_names
         self._regions: dict = {}
+        self._bars: list[str | None] = []
         self._layers = {row.name: row.make(self, row.name, row.text) for row in LAYERS}
 
     def __getitem__(self, name: str):
@@ -70,6 +71,17 @@ class LayerSet:
             self._regions[key] = Region(self.fixed, region)
         return self._regions[key]
 
+    def bar_place(self, name: str) -> int:
+        """Where the color bar of a layer stands, counted from the right edge of the views: the first free place."""
+        if name not in self._bars:
+            free = self._bars.index(None) if None in self._bars else len(self._bars)
+            self._bars[free : free + 1] = [name]
+        return self._bars.index(name)
+
+    def leave_bar(self, name: str) -> None:
+        """The color bar of a layer is no longer shown."""
+        self._bars = [None if held == name else held for held in self._bars]
+
     def forget_regions(self) -> None:
         """Read segments and the body anew at the next update."""
         self._regions.clear()
@@ -86,8 +98,6 @@ class LayerSet:
 
 class VolumeLayer:
     """Base of the layers that are a volume with its own colors over the views."""
-
-    place = 0
 
     def __init__(self, owner: LayerSet, name: str, text: str):
         self.owner, self.name, self.text, self.visible = owner, name, text, False
@@ -112,6 +122,7 @@ class VolumeLayer:
             return
         self._overlay.take()
         self._bar.hide()
+        self.owner.leave_bar(self.name)
 
     def update(self) -> None:
         """Take the map as it is now."""
@@ -125,7 +136,7 @@ class VolumeLayer:
         display.SetInterpolate(True)
         display.EndModify(modified)
         self._overlay.put(self._shown, self.options.opacity)
-        self._bar.show(self.unit, self._colors(), max(low, 0.0), high, self.place)
+        self._bar.show(self.unit, self._colors(), max(low, 0.0), high, self.owner.bar_place(self.name))
 
     def remove(self) -> None:
         """Hide the layer and take its own volume out of the scene."""
@@ -178,7 +189,6 @@ class JacobianLayer(VolumeLayer):
     """The determinant of the map's derivative: 1 keeps the volume, below shrinks, above grows; at most 0 is folded."""
 
     title, unit = "Jacobian", "J"
-    place = 1
 
     @dataclass(frozen=True)
     class Options:

@@ -104,7 +104,9 @@ class LineLayer:
         for node in slice_nodes(self.owner.scene, self.owner.slice_names):
             self._draw(node)
         self._draw_space()
-        self._bar.show("mm", colors.length_table(self.owner.scene), 0.0, self.longest_mm, place=2)
+        self._bar.show(
+            "mm", colors.length_table(self.owner.scene), 0.0, self.longest_mm, self.owner.bar_place(self.name)
+        )
 
     def remove(self) -> None:
         """Hide the layer and take its nodes out of the scene."""
@@ -185,6 +187,7 @@ class LineLayer:
             if model.GetScene() is not None:
                 model.GetDisplayNode().SetVisibility(False)
         self._bar.hide()
+        self.owner.leave_bar(self.name)
         self._hide_native()
 
     def _observe(self) -> None:

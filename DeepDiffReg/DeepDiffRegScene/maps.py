@@ -14,6 +14,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepDiffRegLib.errors import InputError
+from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.interactive.messages import Map
 
 from . import fields
@@ -34,6 +35,8 @@ __all__ = [
 ]  # fmt: skip
 
 INVERSE_ROLE = "DeepDiffReg.Inverse"
+LIVE_VOXELS = 2**20
+"""A preview's grid of this size is written in about 10 ms."""
 
 
 class MapNodes:
@@ -55,11 +58,15 @@ class MapNodes:
         inverse = transform.GetNodeReference(INVERSE_ROLE)
         return cls(transform, inverse, transform.GetName(), like, transform.GetScene())
 
-    def update(self, map_: Map):
-        """Show a map fixed_to_moving; returns the transform node. In place: no node is added after the first call."""
+    def update(self, map_: Map, live: bool = False):
+        """Show a map fixed_to_moving; returns the transform node. In place: no node is added after the first call.
+
+        live: for previews; of a large grid every second voxel (or fewer) is stored, and read linearly, so that a view
+        follows at once.
+        """
         if self.transform is None:
             self.transform = self._new("transform", self.name)
-        self._forward.show(self.transform, map_)
+        self._forward.show(self.transform, thinned(map_) if live else map_, live)
         return self.transform
 
     def update_inverse(self, map_: Map):
@@ -132,7 +139,7 @@ class _Parts:
     def __init__(self):
         self.matrix = self.grid = self.whole = self.frame = None
 
-    def show(self, node, map_: Map) -> None:
+    def show(self, node, map_: Map, live: bool = False) -> None:
         if map_.displacement is None:
             linear = vtk.vtkTransform()
             linear.SetMatrix(vtk_matrix(matrix_ras(map_.world)))
@@ -143,6 +150,7 @@ class _Parts:
         fresh = self.whole is None or node.GetTransformFromParent() is not self.whole
         if fresh:
             self._build()
+        self.grid.SetInterpolationModeToLinear() if live else self.grid.SetInterpolationModeToCubic()
         self._write(map_)
         node.SetAttribute(MARGINS_ATTRIBUTE, " ".join(str(n) for pair in self.frame.margins for n in pair))
         if fresh:
@@ -156,15 +164,14 @@ class _Parts:
             slicer.vtkOrientedGridTransform(),
             vtk.vtkGeneralTransform(),
         )
-        self.grid.SetInterpolationModeToCubic()
         self.whole.Concatenate(self.matrix)
         self.whole.Concatenate(self.grid)
         self.frame = None
 
     def _write(self, map_: Map) -> None:
-        needed = fields.margins_needed(map_.displacement, map_.geometry)
-        if not self._fits(map_, needed):
-            self.frame = fields.padded(map_.geometry, needed)
+        frame = fields.padded(map_.geometry, self._margins(map_))
+        if self.frame is None or not self.frame.geometry.same_grid(frame.geometry):
+            self.frame = frame
             image = vtk.vtkImageData()
             image.SetDimensions(self.frame.geometry.size)
             image.AllocateScalars(vtk.VTK_FLOAT, 3)
@@ -183,15 +190,23 @@ class _Parts:
         self.matrix.SetMatrix(vtk_matrix(matrix_ras(map_.world)))
         self.grid.Modified()
 
-    def _fits(self, map_: Map, needed: fields.Margins) -> bool:
-        """Whether the grid at hand has room for this map: the same inner grid and margins at least as wide."""
-        if self.frame is None:
-            return False
-        wide = all(a >= b for have, need in zip(self.frame.margins, needed) for a, b in zip(have, need))
-        start = tuple(before for before, _ in self.frame.margins)
-        inner = self.frame.geometry.cropped(start, map_.geometry.size)
-        size = tuple(n + a + b for n, (a, b) in zip(map_.geometry.size, self.frame.margins))
-        return wide and size == self.frame.geometry.size and inner.same_grid(map_.geometry)
+    def _margins(self, map_: Map) -> fields.Margins:
+        """Margins for this map, never less than those at hand for the same grid: memory is not asked for anew each time."""
+        needed = fields.margins_needed(map_.displacement, map_.geometry)
+        if self.frame is None or not self.frame.own.same_grid(map_.geometry):
+            return needed
+        return tuple(tuple(map(max, have, need)) for have, need in zip(self.frame.margins, needed))
+
+
+def thinned(map_: Map, most_voxels: int = LIVE_VOXELS) -> Map:
+    """Every n-th voxel of a displacement, n the same along all axes, so that at most ``most_voxels`` are left."""
+    if map_.displacement is None or map_.geometry.voxels <= most_voxels:
+        return map_
+    n = int(np.ceil((map_.geometry.voxels / most_voxels) ** (1 / 3)))
+    own = map_.geometry
+    size = tuple(-(-k // n) for k in own.size)
+    geometry = Geometry(size, tuple(n * s for s in own.spacing_mm), own.origin_mm, own.direction)
+    return Map(map_.world, map_.displacement[:, ::n, ::n, ::n], geometry)
 
 
 def copy_display(source, target) -> None:

@@ -20,9 +20,12 @@ def is_output(node) -> bool:
 def new_node(kind: str, name: str, role: str, scene=None):
     """Add a node of class ``kind`` under a unique name, marked as the module's own."""
     scene = the_scene(scene)
-    node = scene.AddNewNodeByClass(kind, scene.GenerateUniqueName(name))
+    node = scene.CreateNodeByClass(kind)
+    node.UnRegister(None)
+    node.SetName(scene.GenerateUniqueName(name))
+    # Before it is added: selectors that filter by the attribute look at a node once.
     node.SetAttribute(OUTPUT_ATTRIBUTE, role)
-    return node
+    return scene.AddNode(node)
 
 
 def private_node(kind: str, name: str, role: str, scene=None):
@@ -90,9 +93,7 @@ def place_in_study(node, like) -> bool:
     place = hierarchy.GetItemByDataNode(like)
     if place == nowhere:
         return False
-    study = hierarchy.GetItemAncestorAtLevel(
-        place, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy()
-    )
+    study = hierarchy.GetItemAncestorAtLevel(place, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy())
     parent = study if study not in (nowhere, hierarchy.GetSceneItemID()) else hierarchy.GetItemParent(place)
     item = hierarchy.GetItemByDataNode(node)
     if item == nowhere:

@@ -11,5 +11,6 @@ COMMANDS = Registry(
     Entry("methods", f"{_HERE}.methods", "list what can be chosen, with one line of help each"),
     Entry("demo", f"{_HERE}.demo", "register generated anatomy, use one prompt, write the report"),
     Entry("reproduce", f"{_HERE}.reproduce", "repeat a published experiment on generated data"),
+    Entry("import-weights", f"{_HERE}.import_weights", "bring the VoxelMorph authors' Keras weights into this format"),
     Entry("info", f"{_HERE}.info", "versions, devices, threads, presets"),
 )

@@ -26,6 +26,11 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         "--preset", default="default", metavar="P", help=f"{', '.join(preset_names()) or 'a preset'}, or a .json file"
     )
     what.add_argument("--method", metavar="M", help=f"who solves it: {', '.join(METHODS)}")
+    what.add_argument(
+        "--model",
+        metavar="FILE",
+        help="network to start from (.safetensors, its card beside it); implies --method feedforward",
+    )
     what.add_argument("--transform", metavar="T", help=f"transform model: {', '.join(TRANSFORMS)}")
     what.add_argument("--similarity", metavar="S", help=f"how scans are compared: {', '.join(SIMILARITIES)}")
     what.add_argument(
@@ -61,6 +66,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
     changes: dict[str, Any] = {"start": _start(config.start, arguments)}
     if arguments.method:
         changes["method"] = METHODS[arguments.method].name
+    if arguments.model:
+        changes |= {"model": arguments.model, "method": arguments.method or "feedforward"}
     for kind, registry in (("transform", TRANSFORMS), ("similarity", SIMILARITIES)):
         name = getattr(arguments, kind)
         if name:

@@ -10,7 +10,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..data.image import Image
-    from ..data.pair import LabelPair, Pair, Prompts
+    from ..data.pair import LabelPair, Pair, Prompts, Stiffness, Tissue
     from ..data.points import Landmarks
 
 JSON_HELP = "print exactly one JSON object on standard output"
@@ -27,6 +27,7 @@ class _Hints:
     moving_labels: str | None
     fixed_mask: str | None = None
     moving_mask: str | None = None
+    stiffness_labels: str | None = None
 
 
 def spacing(text: str) -> Spacing:
@@ -54,6 +55,19 @@ def label_pairs(text: str) -> tuple[LabelPair, ...]:
     if not pairs:
         raise InputError(f"--label-pairs: expected FIXED:MOVING such as 1:1,2:7, got {text!r}")
     return tuple(pairs)
+
+
+def tissues(text: str) -> tuple[Tissue, ...]:
+    """``"1:soft,2:stiff"`` to tissues."""
+    from ..data.pair import Tissue
+
+    found = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        label, _, kind = part.partition(":")
+        if not kind.strip() or not label.strip().lstrip("-").isdigit():
+            raise InputError(f"--stiffness: expected LABEL:TISSUE such as 1:soft,2:stiff, got {part!r}")
+        found.append(Tissue(int(label), kind.strip()))
+    return tuple(found)
 
 
 def add_grid_options(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +100,12 @@ def add_hint_options(parser: argparse.ArgumentParser, masks: bool) -> None:
     if masks:
         group.add_argument("--fixed-mask", metavar="FILE", help="compare the scans only here (fixed side)")
         group.add_argument("--moving-mask", metavar="FILE", help="compare the scans only here (moving side)")
+        group.add_argument(
+            "--stiffness", metavar="L:T,...", help="tissue of each label, 1:soft,2:stiff (needs --transform rdmm)"
+        )
+        group.add_argument(
+            "--stiffness-labels", metavar="FILE", help="label map of the moving scan for it (default: --moving-labels)"
+        )
 
 
 def read_pair(arguments: argparse.Namespace, fixed: str, moving: str) -> Pair:
@@ -121,6 +141,8 @@ def _hints(arguments: argparse.Namespace) -> _Hints:
             raise InputError(f"--{given[0]}-{kind} needs --{other}-{kind} too: {kind} work in pairs")
     if arguments.label_pairs and not hints.fixed_labels:
         raise InputError("--label-pairs needs --fixed-labels and --moving-labels")
+    if hints.stiffness_labels and not arguments.stiffness:
+        raise InputError("--stiffness-labels needs --stiffness too: which label is stiff or soft, as in 1:soft,2:stiff")
     return hints
 
 
@@ -128,14 +150,30 @@ def _read_prompts(arguments: argparse.Namespace, hints: _Hints, pairs: tuple[Lab
     from ..data.pair import Prompts
 
     moving_spacing = arguments.moving_spacing or arguments.spacing
+    moving_labels = _read_map(hints.moving_labels, "labels", moving_spacing, ndim)
     return Prompts(
         landmarks=_read_landmarks(hints, ndim),
         fixed_labels=_read_map(hints.fixed_labels, "labels", arguments.spacing, ndim),
-        moving_labels=_read_map(hints.moving_labels, "labels", moving_spacing, ndim),
+        moving_labels=moving_labels,
         label_pairs=pairs,
         fixed_mask=_read_map(hints.fixed_mask, "mask", arguments.spacing, ndim),
         moving_mask=_read_map(hints.moving_mask, "mask", moving_spacing, ndim),
+        stiffness=_read_stiffness(arguments, hints, moving_labels, ndim),
     )
+
+
+def _read_stiffness(
+    arguments: argparse.Namespace, hints: _Hints, moving_labels: Image | None, ndim: int
+) -> Stiffness | None:
+    if not getattr(arguments, "stiffness", None):
+        return None
+    from ..data.pair import Stiffness
+
+    spacing_mm = arguments.moving_spacing or arguments.spacing
+    labels = _read_map(hints.stiffness_labels, "labels", spacing_mm, ndim) or moving_labels
+    if labels is None:
+        raise InputError("--stiffness needs --stiffness-labels or --moving-labels: a label map of the moving scan")
+    return Stiffness(labels, tissues(arguments.stiffness))
 
 
 def _read_landmarks(hints: _Hints, ndim: int) -> Landmarks | None:

@@ -17,7 +17,7 @@ from ._inputs import JSON_HELP, add_grid_options, add_hint_options, read_pair
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..data.pair import Pair
+    from ..data.pair import Pair, Prompts
     from ..progress import PrintProgress
     from ..transforms.base import Transform
 
@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     pair = read_pair(arguments, arguments.fixed, arguments.moving)
     check_outdir(outdir, pair, arguments.overwrite)
     check_device(config)
+    check_stiffness(config, pair.prompts)
     initial = read_initial(arguments.initial, pair)
     check_overlap(pair, config, initial, asked=arguments.start is not None)
 
@@ -64,6 +65,14 @@ def check_device(config: Config) -> None:
     from ..device import choose_device
 
     choose_device(config.device)
+
+
+def check_stiffness(config: Config, prompts: Prompts) -> None:
+    """Refuse tissues that the chosen transform does not know before anything is computed."""
+    if prompts.stiffness is not None:
+        from ..transforms import TRANSFORMS
+
+        TRANSFORMS.build(config.transform.name, **config.transform.options).set_stiffness(prompts.stiffness)
 
 
 def read_initial(path: str | None, pair: Pair) -> Transform | None:

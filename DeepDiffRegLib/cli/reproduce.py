@@ -44,13 +44,14 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     from ..reproduce.figures import require_matplotlib
 
     check_outdir(outdir, overwrite=arguments.overwrite, files=earlier_files(outdir))
-    set_threads(arguments.threads)
+    workers = set_threads(arguments.threads)
     set_seed(arguments.seed or 0)
     require_matplotlib()
+    experiment = EXPERIMENTS.build(entry.name, seed=arguments.seed, workers=workers)
     started = time.monotonic()
     with folder_aside(outdir) as folder:
-        outcome = EXPERIMENTS.build(entry.name, seed=arguments.seed).run(folder, arguments.quick, progress)
-        summary = summarize(entry.name, outcome, quick=arguments.quick, seed=arguments.seed)
+        outcome = experiment.run(folder, arguments.quick, progress)
+        summary = summarize(entry.name, outcome, quick=arguments.quick, seed=experiment.seed)
         summary["seconds"] = round(time.monotonic() - started, 1)
         (folder / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     progress.close()

@@ -23,7 +23,6 @@ from ..transforms.base import Transform
 from ..transforms.bspline import BSplineTransform
 from ..transforms.composite import CompositeTransform, simplified
 from ..transforms.displacement import DisplacementTransform
-from ..transforms.svf import SVFTransform
 from .nifti_warp import read_displacement, write_displacement
 
 HDF5 = (".h5", ".hdf5")
@@ -137,7 +136,7 @@ def _write_hdf5(transform: Transform, path: Path) -> None:
         if isinstance(transform, CompositeTransform):
             _kind(groups.create_group("0"), f"CompositeTransform_double_{d}_{d}")
         for part in parts:
-            part = part.finished if isinstance(part, SVFTransform) else part
+            part = getattr(part, "finished", part)  # velocities and momenta as the map they lead to
             writer = _WRITERS.get(type(part))
             if writer is None:
                 raise InputError(f"write_transform(): cannot write a {type(part).__name__} to {path.name}")

@@ -93,6 +93,8 @@ class Jobs:
     def _explain(self, job: Job, error: Exception) -> None:
         lines = traceback.format_exception(error)
         print("".join(lines), file=sys.stderr)
+        if job.name == WARM:
+            return  # nobody asked for it: the log is enough
         kind, message = "internal", f"{type(error).__name__}: {error}"
         if isinstance(error, (*OUT_OF_MEMORY, OutOfMemoryError)):
             kind, message = "memory", f"out of memory: {error}" if str(error) else "out of memory"
@@ -105,14 +107,13 @@ class Jobs:
         return decode_command(job.raw, self._arrays.read)
 
     def warm(self, job: Job) -> bool:
-        """Register a tiny generated pair, so that compiled code is loaded (or compiled, on the first start ever)."""
+        """Register a tiny generated pair while nobody waits: compiled code is then loaded (compiled, on the first start ever)."""
         phantom = make_pair(0, WARM_SIZE)
         quick = load_preset("default")
         quick = quick.replace(schedule=replace(quick.schedule, iterations=(2,) * len(quick.schedule.factors)))
         session = RegistrationSession(phantom.pair, quick, JobProgress(job, lambda *_: None, self._tray))
         session.run()
         session.update(Prompts(landmarks=phantom.landmarks))
-        session.result(job.stop.is_set)
         return True
 
     def load(self, job: Job) -> bool:

@@ -18,7 +18,6 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 
-from ..errors import InputError
 from .arrays import ArrayFolder
 from .desk import WARM, Desk, Job, Tray
 from .messages import LONGEST_MESSAGE, Event, MessageError, check_command, decode_command, encode, handles, head
@@ -112,7 +111,7 @@ class Server:
                 return
             try:
                 self._receive(raw)
-            except (InputError, RecursionError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one must be heard
                 self._complain(head(raw)[1], error)
 
     def _receive(self, raw: bytes) -> None:

@@ -5,4 +5,9 @@ from ..registry import Entry, Registry
 METHODS = Registry(
     "method",
     Entry("iterative", "DeepDiffRegLib.methods.iterative:Iterative", "optimise any transform model on the pair itself"),
+    Entry(
+        "feedforward",
+        "DeepDiffRegLib.methods.feedforward:Feedforward",
+        "a network's prediction, then refined by the same solver",
+    ),
 )

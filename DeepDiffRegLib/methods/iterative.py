@@ -10,6 +10,7 @@ import numpy as np
 from ..config import Config, Schedule
 from ..data.pair import Prompts
 from ..descent import Descent
+from ..errors import ConfigError
 from ..geometry.grid import Geometry
 from ..geometry.sampling import per_component
 from ..problem import Problem
@@ -52,6 +53,11 @@ class Solution:
 class Iterative:
     """Features, transform model, terms and start in any combination, solved by one descent."""
 
+    def check(self, config: Config, ndim: int) -> None:
+        """Refuse a configuration that this method would not follow, before any work."""
+        if config.model is not None:
+            raise ConfigError("a model is used by method 'feedforward' only; choose it, or leave the model out")
+
     def solve(
         self,
         problem: Problem,
@@ -82,7 +88,15 @@ class Iterative:
         matrix = start.world.homogeneous
         levels = [
             lambda f=f, n=n: problem.level(
-                box, f, n, matrix, config.similarity, schedule.minimum_size, config.regularization, labels, config.half_precision
+                box,
+                f,
+                n,
+                matrix,
+                config.similarity,
+                schedule.minimum_size,
+                config.regularization,
+                labels,
+                config.half_precision,
             )
             for f, n in used
         ]

@@ -119,11 +119,11 @@ class Network(nn.Module, ABC):
         spacing = tuple((n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(pair.shape[2:], fields[0].shape[2:]))
         kept = tuple(int(-(-(n - 1) // h)) + 1 for n, h in zip(size, spacing))
         return Prediction(
-            tuple(cropped(f, kept) for f in fields),
+            tuple(cropped(f, kept).contiguous() for f in fields),
             self.kind,
             float(self.stride),
             spacing[::-1],
-            None if log_variance is None else cropped(log_variance, kept),
+            None if log_variance is None else cropped(log_variance, kept).contiguous(),
         )
 
     @abstractmethod

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 PADDINGS = ("tensorflow", "symmetric")
 """How 'same' convolutions are padded. They differ for stride 2: tensorflow pads an even axis by 0 before and 1 after."""
 KERNEL = 3
+LEAST_CHANNELS = 8
+"""The CPU's convolutions of fewer input channels are slower than those of this many, of which the rest are zero."""
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -34,9 +36,14 @@ def cropped(tensor: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return tensor[(slice(None), slice(None), *(slice(0, n) for n in size))]
 
 
-def layout(ndim: int) -> torch.memory_format:
-    """Channels last: the layout in which the CPU's convolutions are fastest."""
-    return torch.channels_last if ndim == 2 else torch.channels_last_3d
+def laid_out(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, C, *shape) on the CPU with channels last, the layout in which its convolutions are fastest; else as it is.
+
+    Asked for before each convolution: some return another layout than they were given.
+    """
+    if tensor.device.type != "cpu":
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d)
 
 
 class Conv(nn.Module):
@@ -58,10 +65,10 @@ class Conv(nn.Module):
         convolve = CONVOLVE[self.ndim]
         sides = [same_padding(n, self.stride, self.padding) for n in x.shape[2:]]
         if all(before == after for before, after in sides):
-            y = convolve(x, self.weight, self.bias, self.stride, tuple(before for before, _ in sides))
+            y = convolve(laid_out(x), self.weight, self.bias, self.stride, tuple(before for before, _ in sides))
         else:
             x = F.pad(x, [v for pair in reversed(sides) for v in pair])
-            y = convolve(x, self.weight, self.bias, self.stride)
+            y = convolve(laid_out(x), self.weight, self.bias, self.stride)
         return activated(y, self.slope)
 
 
@@ -82,8 +89,8 @@ class UpConv(nn.Module):
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """x: (B, below, *shape); skip: (B, C, *(2 n for n in shape)); returns (B, outputs, ...) on the skip's grid."""
         folded = folded_kernel(self.weight[:, : self.below])
-        y = TRANSPOSED[self.ndim](x, folded, self.bias, stride=2, padding=1)
-        y += CONVOLVE[self.ndim](skip, self.weight[:, self.below :], padding=1)
+        y = TRANSPOSED[self.ndim](laid_out(x), folded, self.bias, stride=2, padding=1)
+        y += CONVOLVE[self.ndim](widened(skip), widened(self.weight[:, self.below :]), padding=1)
         return activated(y, self.slope)
 
 
@@ -93,9 +100,17 @@ def folded_kernel(weight: torch.Tensor) -> torch.Tensor:
     Per axis (a, b, c) becomes (c, b + c, a + b, a).
     """
     fold = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
-    for axis in range(2, weight.ndim):
+    for _axis in range(2, weight.ndim):
         weight = torch.tensordot(weight, fold, dims=([2], [0]))
     return weight.transpose(0, 1)
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, C, ...) with channels of zeros up to ``LEAST_CHANNELS``, channels last; wider tensors as they are."""
+    missing = LEAST_CHANNELS - tensor.shape[1]
+    if missing <= 0:
+        return laid_out(tensor)
+    return laid_out(F.pad(tensor, (*(0, 0) * (tensor.ndim - 2), 0, missing)))
 
 
 def activated(x: torch.Tensor, slope: float | None) -> torch.Tensor:

@@ -40,7 +40,7 @@ def from_keras(
     body = [layer for name, layer in layers.items() if name not in heads]
     for name, kind in CANDIDATES.items():
         network = kind(_authors(kind))
-        targets = [m for m in _convolutions(network.features)]
+        targets = _convolutions(network.features)
         same = len(targets) == len(body) and all(_fits(t, k) for t, (k, _) in zip(targets, body))
         if not same or set(heads) != {n for n in ("flow", "log_sigma") if hasattr(network, n)}:
             continue

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from .base import Architecture
-from .blocks import PADDINGS, Conv, UpConv, layout
+from .blocks import PADDINGS, Conv, UpConv
 
 SLAB_ROWS = 16
 """Rows of the first axis that full-resolution layers work on at a time when nothing is differentiated."""
@@ -85,7 +85,7 @@ class UNet(nn.Module):
 
     def coarse(self, pair: torch.Tensor) -> torch.Tensor:
         """Features at half resolution."""
-        x, skips = pair.contiguous(memory_format=layout(self.ndim)), []
+        x, skips = pair, []
         for conv in self.first:
             x = conv(x)
         for conv in self.encoder:
@@ -119,8 +119,7 @@ class UNet(nn.Module):
 
     def _slab(self, x: torch.Tensor, pair: torch.Tensor, head: Conv, low: int, high: int) -> torch.Tensor:
         """The head's values of rows ``low`` to ``high``; those near a cut are not to be used."""
-        slab = pair[:, :, low:high].contiguous(memory_format=layout(self.ndim))
-        y = self.at_full[0](x[:, :, low // 2 : high // 2].contiguous(memory_format=layout(self.ndim)), slab)
+        y = self.at_full[0](x[:, :, low // 2 : high // 2], pair[:, :, low:high])
         for conv in self.at_full[1:]:
             y = conv(y)
         return head(y)

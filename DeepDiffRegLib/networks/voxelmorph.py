@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .base import Architecture, Network
-from .blocks import Conv
+from .blocks import CONVOLVE, Conv
 from .unet import UNet, UNetArchitecture
 
 FLOW_SD, LOG_VARIANCE_SD, LOG_VARIANCE_BIAS = 1e-5, 1e-10, -10.0
@@ -75,5 +75,8 @@ class VoxelMorphDiff(Network):
         self.multiple = self.features.multiple
 
     def predict(self, pair: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        x = self.features(pair)
-        return (self.flow(x),), self.log_sigma(x)
+        x, d = self.features(pair), self.architecture.ndim
+        parts = (self.flow, self.log_sigma)
+        weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+        both = CONVOLVE[d](x, weight, bias, padding=1)  # one convolution for both heads: x is read once
+        return (both[:, :d],), both[:, d:]

@@ -37,6 +37,10 @@ ACCURACY_VOXELS = 0.02
 """The flow ends when every followed landmark is this close (in the smallest spacing)."""
 
 
+Unit = tuple[float, ...] | None
+"""Length in mm of a displacement of 1 along x, y[, z]; None: it is in mm already."""
+
+
 def choose_sigma_mm(points_mm: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
     """Reach of the landmarks: 0.6 of the median distance to the nearest neighbor, 15 mm for a single one.
 
@@ -109,16 +113,17 @@ class LandmarkPrompt:
         chosen = np.broadcast_to(np.asarray(self.sigma_mm, dtype=float), (len(self),))
         return np.maximum(chosen, SMALLEST_SIGMA_VOXELS * max(geometry.spacing_mm))
 
-    def residuals_mm(self, displacement: torch.Tensor, geometry: Geometry) -> np.ndarray:
+    def residuals_mm(self, displacement: torch.Tensor, geometry: Geometry, unit_mm: Unit = None) -> np.ndarray:
         """(N,) distances |p + u(p) - target|.
 
-        displacement: (1, d, *shape) mm along the grid's axes, edge-clamped beyond it, interpolated in double precision.
+        displacement: (1, d, *shape) along the grid's axes, edge-clamped beyond it, interpolated in double precision; in mm, or
+        in units of ``unit_mm`` along x, y[, z].
         """
-        return np.linalg.norm(self._misses(displacement, geometry)[1], axis=1)
+        return np.linalg.norm(self._misses(displacement, geometry, unit_mm)[1], axis=1)
 
-    def energy(self, displacement: torch.Tensor, geometry: Geometry) -> float:
-        """mean_i rho(|r_i| / sd_i) with the pseudo-Huber rho."""
-        return float(pseudo_huber(self.residuals_mm(displacement, geometry) / self.sd_mm).mean())
+    def energy(self, displacement: torch.Tensor, geometry: Geometry, unit_mm: Unit = None) -> float:
+        """mean_i rho(|r_i| / sd_i) with the pseudo-Huber rho; arguments as in ``residuals_mm``."""
+        return float(pseudo_huber(self.residuals_mm(displacement, geometry, unit_mm) / self.sd_mm).mean())
 
     def value_and_force(
         self, displacement: torch.Tensor, geometry: Geometry, at_one_sd: bool = False
@@ -197,15 +202,19 @@ class LandmarkPrompt:
     def _followed(self) -> np.ndarray:
         return np.ones(len(self), dtype=bool) if self.follow_suspects else ~self._outliers()
 
-    def _misses(self, displacement: torch.Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-        spacing = np.array(geometry.spacing_mm)
-        return self._images(displacement, geometry, self.fixed_mm, geometry.to_index(self.target_mm) * spacing)
+    def _misses(
+        self, displacement: torch.Tensor, geometry: Geometry, unit_mm: Unit = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        targets = geometry.to_index(self.target_mm) * np.array(geometry.spacing_mm)
+        return self._images(displacement, geometry, self.fixed_mm, targets, unit_mm)
 
     @staticmethod
-    def _images(displacement, geometry: Geometry, points_mm: np.ndarray, targets=None) -> tuple[np.ndarray, np.ndarray]:
+    def _images(
+        displacement, geometry: Geometry, points_mm: np.ndarray, targets=None, unit_mm: Unit = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Current images of LPS points, along the grid's axes from its first voxel, and image - target."""
         index = geometry.to_index(points_mm)
-        images = index * np.array(geometry.spacing_mm) + look_up(displacement, index)
+        images = index * np.array(geometry.spacing_mm) + look_up(displacement, index) * np.array(unit_mm or 1.0)
         return images, images - (images if targets is None else targets)
 
     def _flow(self, current: torch.Tensor, geometry: Geometry, steps: int, most_folds: int | None = None) -> None:

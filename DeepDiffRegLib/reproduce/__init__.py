@@ -6,7 +6,9 @@ _HERE = "DeepDiffRegLib.reproduce"
 _RDMM = "Shen et al., NeurIPS 2019"
 EXPERIMENTS = Registry(
     "experiment",
-    Entry("rdmm-energy", f"{_HERE}.rdmm_energy:RDMMEnergy", "shooting keeps its energy, with the source term only", _RDMM),
+    Entry(
+        "rdmm-energy", f"{_HERE}.rdmm_energy:RDMMEnergy", "shooting keeps its energy, with the source term only", _RDMM
+    ),
     Entry(
         "rdmm-predefined",
         f"{_HERE}.rdmm_predefined:RDMMPredefined",

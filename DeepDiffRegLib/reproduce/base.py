@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..errors import Cancelled, RegistrationError
 from ..progress import Progress, Step
 
 Direction = Literal["<=", ">="]
+Found = TypeVar("Found")
+LOOK_S = 0.2
+"""How often a wait for other processes looks whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,13 @@ class Outcome:
 
 
 class Experiment(ABC):
-    """A published experiment that needs no private data. seed: None means the seed of the publication."""
+    """A published experiment that needs no private data. seed: None means ``SEED``; workers: processes to use."""
 
-    def __init__(self, seed: int | None = None):
-        self.seed = seed
+    SEED = 2018
+
+    def __init__(self, seed: int | None = None, workers: int = 1):
+        self.seed = self.SEED if seed is None else seed
+        self.workers = workers
 
     @abstractmethod
     def run(self, outdir: Path, quick: bool, progress: Progress) -> Outcome:
@@ -85,12 +94,49 @@ def tell(progress: Progress, stage: str, fraction: float) -> None:
     progress.report(Step(stage, fraction=fraction, seconds_left=progress.seconds_left(fraction)))
 
 
-class Inside(Progress):
-    """Progress for a registration within an experiment: stays silent, and is cancelled with the experiment."""
+def each(
+    job: Callable[[int], Found], count: int, workers: int, stage: str, progress: Progress, span: tuple[float, float]
+) -> list[Found]:
+    """job(0) .. job(count - 1), in order. workers: processes of one thread each; 1 works in this one.
 
-    def __init__(self, outer: Progress):
-        super().__init__()
-        self._outer = outer
+    job: importable by name (or a ``functools.partial`` of such), as other processes must load it. span: the share of the
+    whole experiment, for the progress bar. Small 2-D pairs gain nothing from threads, so cases run side by side instead.
+    """
 
-    def cancelled(self) -> bool:
-        return self._outer.cancelled()
+    def advance(done: int) -> None:
+        tell(progress, f"{stage} {done}/{count}", span[0] + (span[1] - span[0]) * done / count)
+
+    advance(0)
+    if workers <= 1 or count <= 1:
+        found = []
+        for number in range(count):
+            found.append(job(number))
+            advance(number + 1)
+        return found
+    with ProcessPoolExecutor(min(workers, count), multiprocessing.get_context("spawn"), _one_thread) as pool:
+        running = {pool.submit(job, number): number for number in range(count)}
+        waiting, done = set(running), 0
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, LOOK_S, FIRST_COMPLETED)
+                done += len(finished)
+                for future in finished:
+                    future.result()
+                if finished or progress.cancelled():
+                    advance(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
+        return [future.result() for future in running]
+
+
+def _one_thread() -> None:
+    """First thing in every further process: one thread, no answer to Ctrl-C (the first process ends it)."""
+    import signal
+
+    from ..device import set_threads
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_threads(1)

@@ -28,7 +28,6 @@ CONTRAST = 1.5
 SPEED = 0.12
 """Largest initial velocity, as a share of the extent per unit time."""
 FACTORS = (1.0, 0.5, 0.0, -1.0, 2.0)
-SEED = 2018
 
 
 class RDMMEnergy(Experiment):
@@ -36,12 +35,11 @@ class RDMMEnergy(Experiment):
 
     def run(self, outdir: Path, quick: bool, progress: Progress) -> Outcome:
         size, steps, draws = (48, 20, 2) if quick else (96, 40, 5)
-        seed = SEED if self.seed is None else self.seed
         curves: dict[float, list[np.ndarray]] = {factor: [] for factor in FACTORS}
         for number in range(draws):
             for i, factor in enumerate(FACTORS):
                 tell(progress, f"draw {number + 1}, c = {factor:g}", (number + i / len(FACTORS)) / draws)
-                flow = random_flow(np.random.default_rng([seed, number]), size, steps, factor)
+                flow = random_flow(np.random.default_rng([self.seed, number]), size, steps, factor)
                 curves[factor].append(drift(flow))
                 if number == 0 and factor == 1.0:
                     shown = flow

@@ -9,16 +9,14 @@ import torch
 
 from ..config import Choice, Config, Preprocess, Schedule, Start
 from ..data.pair import Prompts
-from ..data.shapes import FIELD_OF_VIEW_MM, ShapePair
-from ..errors import Cancelled
+from ..data.shapes import ShapePair
 from ..geometry.pyramid import resample
+from ..geometry.sampling import identity_index, per_component, sample
 from ..geometry.vector_fields import jacobian_determinant, strict_folds
-from ..progress import Progress
-from ..result import Status
 from ..session import RegistrationSession
+from ..transforms.composite import CompositeTransform
 from ..transforms.shooting import ShootingTransform
 from ..warp.image import warp_image
-from .base import Inside
 
 
 def settings(transform: Choice, similarity: Choice, schedule: Schedule) -> Config:
@@ -30,6 +28,7 @@ def settings(transform: Choice, similarity: Choice, schedule: Schedule) -> Confi
         similarity=similarity,
         schedule=schedule,
         device="cpu",
+        threads=1,
     )
 
 
@@ -41,21 +40,16 @@ class Registered:
     flow: ShootingTransform
     displacement_mm: torch.Tensor
     warped_labels: np.ndarray
-    loss: tuple[float, ...]
 
     @classmethod
-    def run(cls, shapes: ShapePair, config: Config, prompts: Prompts | None, progress: Progress) -> Registered:
-        """Register source (moving) with target (fixed). Raises Cancelled when asked to stop."""
-        pair = replace(shapes.pair, prompts=prompts or Prompts())
-        session = RegistrationSession(pair, config, Inside(progress))
+    def run(cls, shapes: ShapePair, config: Config, prompts: Prompts | None = None) -> Registered:
+        """Register the source (moving) with the target (fixed)."""
+        session = RegistrationSession(replace(shapes.pair, prompts=prompts or Prompts()), config)
         transform = session.run()
-        if progress.cancelled():
-            raise Cancelled("cancelled; nothing was written")
-        history = ()
-        flow = transform.transforms[0]
+        flow = transform.transforms[0] if isinstance(transform, CompositeTransform) else transform
         grid = shapes.pair.fixed.geometry
         labels = warp_image(shapes.moving_labels, transform, grid).numpy()
-        return cls(shapes, flow, transform.displacement(grid), labels, history)
+        return cls(shapes, flow, transform.displacement(grid), labels)
 
     def dice(self, *labels: int) -> float:
         """Overlap of the union of some labels."""
@@ -71,6 +65,20 @@ class Registered:
     def folds(self) -> int:
         """Pixels with a non-positive determinant in any corner, on the whole map at full resolution."""
         return strict_folds(self.displacement_mm, self.shapes.pair.fixed.geometry.spacing_mm)
+
+    @property
+    def warped(self) -> np.ndarray:
+        """The source through the map."""
+        image = self.shapes.pair.moving
+        index = self.map_pixels
+        return sample(image.tensor, index)[0, 0].numpy()
+
+    @property
+    def map_pixels(self) -> torch.Tensor:
+        """phi in pixels of the (shared) grid, (1, 2, Y, X)."""
+        u = self.displacement_mm
+        spacing = per_component(self.shapes.pair.fixed.geometry.spacing_mm, u)
+        return identity_index(tuple(u.shape[2:]), u.device, u.dtype) + u / spacing
 
     @property
     def determinant(self) -> np.ndarray:

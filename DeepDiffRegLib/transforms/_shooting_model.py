@@ -45,7 +45,7 @@ class ShootingModel(Model):
         weights: tuple[float, ...] = (1 / 15, 2 / 15, 3 / 15, 4 / 15, 5 / 15),
         sigma_unit: Literal["mm", "fraction"] = "fraction",
         energy_weight: float = 10.0,
-        steps: int = 10,
+        steps: int = 6,
         map_factor: float = 2.0,
         optimizer: Literal["lbfgs", "adam"] = "lbfgs",
         learning_rate: float = 0.25,

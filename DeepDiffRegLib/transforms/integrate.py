@@ -7,6 +7,7 @@ is differentiable when the velocity tracks gradients; otherwise the fused compos
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -73,6 +74,28 @@ def rk4(velocity: torch.Tensor, steps: int) -> torch.Tensor:
         k3 = sample(velocity, x + u + h / 2 * k2, padding="border")
         k4 = sample(velocity, x + u + h * k3, padding="border")
         u = u + h / 6 * (k1 + 2 * (k2 + k3) + k4)
+    return u
+
+
+def time_step(velocity: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """One midpoint step of unit length along ``velocity`` (voxels per step) after the displacement u.
+
+    u(x) + v(x + u(x) + v(x + u(x)) / 2).
+    """
+    if u.abs().amax() == 0:
+        return compose(velocity, velocity / 2) - velocity / 2
+    half = compose(velocity / 2, u)
+    return u + (compose(velocity, half) - half)
+
+
+def time_varying(velocities: Sequence[torch.Tensor], backward: bool = False) -> torch.Tensor:
+    """Displacement of one velocity per step, one after the other; backward: of the inverse map.
+
+    The inverse follows the negated fields in reversed order. Fields in voxels per step of one grid.
+    """
+    u = torch.zeros_like(velocities[0])
+    for velocity in reversed(velocities) if backward else velocities:
+        u = time_step(-velocity if backward else velocity, u)
     return u
 
 

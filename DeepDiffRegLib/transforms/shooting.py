@@ -34,7 +34,7 @@ class ShootingTransform(Transform):
     metric: Metric
     walls: Walls
     domain: Geometry
-    steps: int = 10
+    steps: int = 6
     pre_weights: torch.Tensor | None = None
 
     def __post_init__(self):

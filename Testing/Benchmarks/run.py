@@ -20,6 +20,7 @@ import cases
 import common
 import growth
 import interactive
+import shooting
 import tables
 
 
@@ -31,6 +32,8 @@ class Plan:
     cases: tuple[str, ...] | None = None
     kernel_size: int = 160
     sizes: tuple[int, ...] = growth.SIZES
+    shooting_sizes: tuple[int, ...] = (64, 96)
+    large: bool = True
     interactive_size: tuple[int, ...] = interactive.SIZE
 
 
@@ -51,10 +54,15 @@ def measure_interactive(plan: Plan, gpu: str | None) -> dict:
     return interactive.run(plan.interactive_size, plan.threads)
 
 
+def measure_shooting(plan: Plan, gpu: str | None) -> dict:
+    return shooting.run(plan.threads, plan.shooting_sizes, plan.large)
+
+
 PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "cases": measure_cases,
     "kernels": measure_kernels,
     "growth": measure_growth,
+    "shooting": measure_shooting,
     "interactive": measure_interactive,
 }
 
@@ -101,8 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.quick:
         plan = Plan(arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128), interactive.QUICK_SIZE)
     try:
+        if {"cases", "shooting"} & set(arguments.only):
+            cases.data_folder()
         if "cases" in arguments.only:
-            cases.data_folder(), cases.peers_python()
+            cases.peers_python()
         gpu = card.card()
         for name in arguments.only:
             about = common.about(plan.threads)

@@ -160,6 +160,31 @@ def _growth_note(part: dict) -> str:
     )
 
 
+def shooting_text(result: dict) -> str:
+    """The shooting family: real pairs, limits, cost of an iteration."""
+    lines = [f"### Shooting (vSVF, LDDMM, RDMM)\n\n{_about(result['about'])}\n"]
+    columns = (*COLUMNS, ("outside_mm", "mean |u| outside mm"))
+    lines += ["| case | model | " + " | ".join(title for _, title in columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for case, models in result["cases"].items():
+        for model, row in models.items():
+            lines.append(f"| {case} | {model} | " + " | ".join(_cell(row.get(key)) for key, _ in columns) + " |")
+    for title, reached in (("Reached", True), ("Missed", False)):
+        rows = [f"{r['case']} {r['text']}: {r['value']:g}" for r in result["limits"] if r["reached"] is reached]
+        lines += ["", f"**{title}**: " + ("; ".join(rows) or "none") + "."]
+    cost = result["cost"]
+    lines += ["", "| voxels | model | s per iteration | bytes per voxel | of these per time step |", "|---" * 5 + "|"]
+    lines += [
+        f"| {r['size']}^3 | {r['model']} | {r['iteration_s']['median']:.2f} | {r['bytes_per_voxel']:.0f} | "
+        f"{r['bytes_per_voxel_and_step']:.1f} |"
+        for r in cost["rows"]
+    ]
+    if "large" in cost:
+        large = cost["large"]
+        size = "x".join(str(n) for n in large["size"])
+        lines += ["", f"RDMM on {size} voxels: {large['peak_mb']} MB at most, goal {large['limit_mb']} MB."]
+    return "\n".join(lines)
+
+
 def _card_lines(found: dict) -> list[str]:
     lines = []
     if found.get("methods"):

@@ -24,7 +24,12 @@ def pieces(widget) -> list:
         piece = queue.pop()
         if any(piece is known for known in found) or isinstance(piece, (str, bytes, int, float, type)):
             continue
-        if type(piece).__module__.partition(".")[0] not in ("DeepDiffReg", "DeepDiffRegPanel", "DeepDiffRegWork", "DeepDiffRegScene"):
+        if type(piece).__module__.partition(".")[0] not in (
+            "DeepDiffReg",
+            "DeepDiffRegPanel",
+            "DeepDiffRegWork",
+            "DeepDiffRegScene",
+        ):
             if isinstance(piece, (list, tuple)):
                 queue += piece
             elif isinstance(piece, dict):

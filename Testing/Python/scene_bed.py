@@ -46,6 +46,7 @@ class Bed:
     application: object
     logics: dict = field(default_factory=dict)
     views: dict = field(default_factory=dict)
+    before: tuple = (None, True)
 
     def view(self, name: str, orientation: str = "Axial", size: int = 256) -> SliceView:
         """An off-screen slice view; the same one for the same name."""
@@ -59,6 +60,7 @@ def make_bed() -> Bed:
     import slicer
     import vtk
 
+    before = getattr(slicer, "mrmlScene", None), bool(vtk.vtkObject.GetGlobalWarningDisplay())
     vtk.vtkObject.GlobalWarningDisplayOff()
     scene = slicer.vtkMRMLScene()
     application = slicer.vtkSlicerApplicationLogic()
@@ -67,7 +69,7 @@ def make_bed() -> Bed:
     colors.SetMRMLScene(scene)
     colors.AddDefaultColorNodes()
     application.SetColorLogic(colors)
-    bed = Bed(scene, application, {"colors": colors})
+    bed = Bed(scene, application, {"colors": colors}, before=before)
     for kind in ("Slice", "View"):
         collection = vtk.vtkCollection()
         bed.logics[kind] = collection
@@ -83,14 +85,19 @@ def make_bed() -> Bed:
 
 
 def close_bed(bed: Bed) -> None:
-    """Take views and scene apart in an order that leaves no observer behind."""
+    """Take views and scene apart in an order that leaves no observer behind; the scene before it is in place again."""
     import slicer
+    import vtk
 
     for view in bed.views.values():
         view.close()
     bed.views.clear()
     bed.scene.Clear(True)
-    if getattr(slicer, "mrmlScene", None) is bed.scene:
+    scene, warnings = bed.before
+    vtk.vtkObject.SetGlobalWarningDisplay(warnings)
+    if scene is not None:
+        slicer.mrmlScene = scene
+    elif getattr(slicer, "mrmlScene", None) is bed.scene:
         del slicer.mrmlScene
 
 
@@ -154,16 +161,20 @@ class SliceView:
         """Show the whole background volume."""
         self.logic.FitSliceToAll(self.size, self.size)
 
-    def picture(self) -> np.ndarray:
-        """Render: (rows, columns, 3) uint8, first row on top."""
-        import vtk
-        from vtk.util.numpy_support import vtk_to_numpy
-
+    def render(self) -> None:
+        """Bring the view up to date."""
         self.logic.UpdatePipeline()
         connection = self.logic.GetImageDataConnection()
         if connection is not None:
             self.mapper.SetInputConnection(connection)
         self.window.Render()
+
+    def picture(self) -> np.ndarray:
+        """Render: (rows, columns, 3) uint8, first row on top."""
+        import vtk
+        from vtk.util.numpy_support import vtk_to_numpy
+
+        self.render()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self.window)
         grab.ReadFrontBufferOff()

@@ -107,7 +107,9 @@ def test_region_holds_foreground_and_inner_objects():
 
 
 @pytest.mark.parametrize(
-    ("kind", "share"), [("ellipse", np.pi / 4), ("rectangle", 1.0), ("triangle", 0.5)], ids=["ellipse", "box", "triangle"]
+    ("kind", "share"),
+    [("ellipse", np.pi / 4), ("rectangle", 1.0), ("triangle", 0.5)],
+    ids=["ellipse", "box", "triangle"],
 )
 def test_a_shape_has_the_area_of_its_kind(kind, share):
     axis = (np.arange(400) + 0.5) / 200 - 1

@@ -48,6 +48,7 @@ SHARED = {
     "similarity": {"base"},
     "regularization": {"base"},
     "transforms": {"base", "model", "integrate", "kernels", "affine", "displacement", "composite", "shooting", "stiffness"},
+    "networks": {"base", "blocks", "unet", "swin"},
     "prompts": {"base", "kernels", "distance", "outliers"},
     "affine": {"moments"},
     "qc": {"base", "figures", "alignment"},
@@ -64,6 +65,8 @@ EXCEPTIONS = {
     ("prompts/checks.py", "prompts.labels"): "one entry asks every kind of prompt whether it fits the scans",
     ("prompts/checks.py", "prompts.masks"): "one entry asks every kind of prompt whether it fits the scans",
     ("interactive/server.py", "interactive.jobs"): "the server hands commands on; imported late, as it brings torch along",
+    ("networks/keras_layers.py", "networks.voxelmorph"): "the layers of the authors' files are those of their networks",
+    ("methods/feedforward.py", "methods.iterative"): "a prediction is refined by the one solver",
     ("data/phantoms.py", "data.io"): "write_pair stores a generated pair as files",
 }
 """A choice that is built from another one by definition; everything else goes through a shared helper."""

@@ -61,7 +61,9 @@ class Stopped(Experiment):
 
 @pytest.fixture
 def experiments(monkeypatch):
-    rows = Registry("experiment", *(Entry(c.__name__.lower(), HERE + c.__name__, "x") for c in (Good, Bad, Broken, Stopped)))
+    rows = Registry(
+        "experiment", *(Entry(c.__name__.lower(), HERE + c.__name__, "x") for c in (Good, Bad, Broken, Stopped))
+    )
     monkeypatch.setattr(command, "EXPERIMENTS", rows)
 
 

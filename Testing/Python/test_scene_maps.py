@@ -160,6 +160,22 @@ def test_updates_happen_in_place(scene, map_, grid, rng):  # noqa: F811
     assert len(events) == 3
 
 
+def test_live_maps_of_large_grids_are_thinned(scene, monkeypatch, map_, grid, rng):  # noqa: F811
+    """Exact at every second voxel, near in between; the final map then has its own grid again, in the same node."""
+    monkeypatch.setattr(maps.thinned, "__defaults__", (grid.voxels // 4,))
+    nodes = maps.MapNodes(scene=scene)
+    node = nodes.update(map_, live=True)
+    assert nodes.map().geometry.size == (17, 15, 12)
+    kept = grid.to_world(2 * np.floor(rng.uniform(0, 1, (300, 3)) * (17, 15, 12)))
+    assert np.allclose(through(node, kept), library(map_).map_points(kept), atol=1e-4)
+    points = inside(grid, rng, border=2)
+    assert np.abs(through(node, points) - library(map_).map_points(points)).max() < 0.2
+    assert nodes.update(map_) is node
+    assert np.array_equal(nodes.map().displacement, map_.displacement)
+    small = Map(WORLD, map_.displacement[:, :8, :8, :8], grid.cropped((0, 0, 0), (8, 8, 8)))
+    assert maps.thinned(small) is small
+
+
 @pytest.mark.parametrize("with_field", [True, False])
 def test_the_map_is_read_back(scene, map_, with_field):  # noqa: F811
     sent = map_ if with_field else Map(WORLD)
@@ -222,6 +238,7 @@ def test_map_and_inverse_survive_a_bundle(bed, map_, tmp_path, rng):  # noqa: F8
     assert np.abs(difference).max() < 1e-4
     node_before = again.transform
     assert again.update(Map(WORLD)) is node_before
+    assert again.map().displacement is None and np.allclose(again.map().world, WORLD)
     close_bed(other)
 
 

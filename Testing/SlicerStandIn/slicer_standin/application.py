@@ -118,12 +118,10 @@ class qSlicerApplication(qt("QApplication")):
         return slicer.util.mainWindow()
 
     def pythonConsole(self):
-        """There is no console."""
-        return None
+        """None: there is no console."""
 
     def pythonManager(self):
-        """There is no manager."""
-        return None
+        """None: there is no manager."""
 
     def exit(self, code=0):
         """Recorded, not done."""
@@ -147,5 +145,7 @@ def application() -> qSlicerApplication:
         existing = qSlicerApplication(["Slicer"])
         existing.setQuitOnLastWindowClosed(False)
     elif not isinstance(existing, qSlicerApplication):
-        raise RuntimeError(f"install(): a {type(existing).__name__} exists already; only one application per process is possible")
+        raise RuntimeError(
+            f"install(): a {type(existing).__name__} exists already; only one application per process is possible"
+        )
     return existing

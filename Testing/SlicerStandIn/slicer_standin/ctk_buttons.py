@@ -75,11 +75,13 @@ class ctkCollapsibleButton(qt("QWidget")):
 
     def childEvent(self, event):
         """Content that arrives while folded stays hidden."""
-        child = event.child()
-        if event.added() and self.__dict__.get("_collapsed") and isinstance(child, QtWidgets.QWidget):
-            child.setVisible(False)
-            self._folded.append(child)
-        super().childEvent(event)
+        # Only a complete child may be looked at: at ChildAdded its constructor still runs, and wrapping it then is fatal.
+        if event.type() == QtCore.QEvent.Type.ChildPolished and self.__dict__.get("_collapsed"):
+            child = event.child()
+            if isinstance(child, QtWidgets.QWidget) and not any(child is known for known in self._folded):
+                QtWidgets.QWidget.hide(child)
+                self._folded.append(child)
+        QtWidgets.QWidget.childEvent(self, event)
 
     def mousePressEvent(self, event):
         """A press on the title folds or unfolds."""
@@ -114,9 +116,18 @@ class ctkCollapsibleGroupBox(qt("QGroupBox")):
         self.toggled.connect(self._fold)
 
     def _fold(self, shown):
-        for item in self.children():
+        for item in QtCore.QObject.children(self):
             if isinstance(item, QtWidgets.QWidget):
-                item.setVisible(shown)
+                QtWidgets.QWidget.setVisible(item, shown)
+        self.setMaximumHeight(16777215 if shown else HEADER_HEIGHT)
+
+    def childEvent(self, event):
+        """A widget that arrives while the box is folded stays hidden until it is opened."""
+        if event.type() == QtCore.QEvent.Type.ChildPolished and not QtWidgets.QGroupBox.isChecked(self):
+            child = event.child()
+            if isinstance(child, QtWidgets.QWidget):
+                QtWidgets.QWidget.hide(child)
+        QtWidgets.QGroupBox.childEvent(self, event)
 
     collapsed = Property(
         bool, lambda self: not QtWidgets.QGroupBox.isChecked(self), lambda self, on: self.setChecked(not on)
@@ -217,7 +228,9 @@ class ctkMessageBox(qt("QMessageBox")):
     """A message box with a "don't show again" choice; ``exec_`` takes its answer from the test, it never pops up."""
 
     answers = None  # callable(box) -> int, set by install()
-    locals().update(stored(dontShowAgain=(bool, False), dontShowAgainVisible=(bool, False), dontShowAgainSettingsKey=(str, "")))
+    locals().update(
+        stored(dontShowAgain=(bool, False), dontShowAgainVisible=(bool, False), dontShowAgainSettingsKey=(str, ""))
+    )
 
     def exec_(self, *_):
         """The prepared answer to this box."""
@@ -228,7 +241,16 @@ class ctkMessageBox(qt("QMessageBox")):
 class ctkPathLineEdit(qt("QWidget")):
     """Line edit for a path with a browse button."""
 
-    Dirs, Drives, Files, NoSymLinks, Readable, Writable, Executable, Hidden = 0x1, 0x4, 0x2, 0x8, 0x10, 0x20, 0x40, 0x100
+    Dirs, Drives, Files, NoSymLinks, Readable, Writable, Executable, Hidden = (
+        0x1,
+        0x4,
+        0x2,
+        0x8,
+        0x10,
+        0x20,
+        0x40,
+        0x100,
+    )
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
     locals().update(

@@ -40,7 +40,9 @@ class _Slider(qt("QWidget")):
     sliderPressed = Signal()
     sliderReleased = Signal()
     locals().update(
-        stored(singleStep=(float, 1.0, "_show"), pageStep=(float, 10.0), tickInterval=(float, 0.0), tracking=(bool, True))
+        stored(
+            singleStep=(float, 1.0, "_show"), pageStep=(float, 10.0), tickInterval=(float, 0.0), tracking=(bool, True)
+        )
     )
     orientation = Property(object, lambda self: self._orientation, lambda self, value: None)
 

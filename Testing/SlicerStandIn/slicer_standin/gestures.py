@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import slicer
-from PySide6 import QtCore, QtGui, QtWidgets
+from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 
 
 def drag_control_point(node, index: int, to_ras, steps: int = 3) -> None:
@@ -64,8 +64,6 @@ def press(keys: str, target=None) -> bool:
 
 def click(button) -> None:
     """A mouse click in the middle of a widget; nothing happens when it is disabled, as for a user."""
-    from PySide6 import QtTest
-
     size = QtWidgets.QWidget.size(button)
     middle = QtCore.QPoint(size.width() // 2, size.height() // 2)
     QtTest.QTest.mouseClick(button, QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier, middle)

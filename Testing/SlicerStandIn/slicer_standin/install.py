@@ -10,6 +10,15 @@ import sys
 import traceback
 import types
 
+LIBRARIES = [
+    "libEGL.so.1",
+    "libGL.so.1",
+    "libglib-2.0.so.0",
+    "libfontconfig.so.1",
+    "libxkbcommon.so.0",
+    "libdbus-1.so.3",
+]
+DEBIAN_PACKAGES = "libegl1 libgl1 libgl1-mesa-dri libglib2.0-0 libfontconfig1 libxkbcommon0 libdbus-1-3"
 _instance: StandIn | None = None
 
 
@@ -17,7 +26,16 @@ def missing_requirement() -> str | None:
     """What is missing, as one sentence, or None."""
     for package, name in (("slicer", "slicer-core"), ("PySide6", "PySide6-Essentials"), ("vtk", "vtk")):
         if importlib.util.find_spec(package) is None:
-            return f"needs the package {name}, which has no wheel for every Python: pip install '.[slicer-tests]'"
+            return f"needs the package {name}, which has no wheel for every Python and system: pip install '.[slicer-tests]'"
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    for library in LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return f"needs {library}: apt-get install {DEBIAN_PACKAGES}"
     return None
 
 
@@ -49,8 +67,7 @@ class StandIn:
             os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
         import slicer
 
-        self._original = set(vars(slicer))
-        self._original_util = dict(vars(slicer.util))
+        self._original, self._original_util = dict(vars(slicer)), dict(vars(slicer.util))
         self._saved_modules: dict[str, object] = {}
         self._active = False
         self.messages: list[Message] = []
@@ -171,6 +188,10 @@ class StandIn:
     def activate(self) -> StandIn:
         """Put ``qt``, ``ctk`` and the additions to ``slicer`` in place."""
         if not self._active:
+            import slicer
+
+            if not self._saved_modules:
+                self._original, self._original_util = dict(vars(slicer)), dict(vars(slicer.util))
             self._apply()
             self._hook, sys.excepthook = sys.excepthook, self._exception
             self._active = True
@@ -182,7 +203,10 @@ class StandIn:
 
         if not self._active:
             return
+        from . import qt_classes
+
         self.reset()
+        qt_classes.release()
         sys.excepthook = self._hook
         for name, module in self._saved_modules.items():
             if module is None:
@@ -190,10 +214,11 @@ class StandIn:
             else:
                 sys.modules[name] = module
         self._saved_modules.clear()
-        for name in set(vars(slicer)) - self._original:
-            delattr(slicer, name)
-        for name, value in self._original_util.items():
-            setattr(slicer.util, name, value)
+        for module, original in ((slicer, self._original), (slicer.util, self._original_util)):
+            for name in set(vars(module)) - set(original):
+                delattr(module, name)
+            for name, value in original.items():
+                setattr(module, name, value)
         self._active = False
 
     def reset(self) -> None:
@@ -261,7 +286,9 @@ class StandIn:
     def _next_answer(self, otherwise):
         return self.answers.pop(0) if self.answers else otherwise
 
-    def _message(self, level, text, testingReturnValue, mainWindowNeeded=False, parent=None, windowTitle=None, **kwargs):
+    def _message(
+        self, level, text, testingReturnValue, mainWindowNeeded=False, parent=None, windowTitle=None, **kwargs
+    ):
         """In place of slicer.util's function of that name: record the text, answer without a window."""
         import logging
 

@@ -48,7 +48,11 @@ class CoreIOManager:
             return False
         if kind == "SceneFile":
             return self.loadScene(str(path), clear=properties.get("clear", True))
-        load = {"VolumeFile": self._load_volume, "SegmentationFile": self._load_segmentation, "MarkupsFile": self._load_markups}
+        load = {
+            "VolumeFile": self._load_volume,
+            "SegmentationFile": self._load_segmentation,
+            "MarkupsFile": self._load_markups,
+        }
         node = load.get(kind, self._load_by_storage)(path, kind, properties)
         if node is None:
             return False
@@ -69,7 +73,9 @@ class CoreIOManager:
         return node
 
     def _load_segmentation(self, path, kind, properties):
-        return slicer.modules.segmentations.logic().LoadSegmentationFromFile(str(path), True, self._name(path, properties))
+        return slicer.modules.segmentations.logic().LoadSegmentationFromFile(
+            str(path), True, self._name(path, properties)
+        )
 
     def _load_markups(self, path, kind, properties):
         identifier = slicer.modules.markups.logic().LoadMarkups(str(path), self._name(path, properties))

@@ -27,6 +27,9 @@ class qSlicerLayoutManager(qt("QObject")):
         self._spaces: dict[str, qMRMLThreeDWidget] = {}
         self._viewport = qt("QWidget")()
         self._viewport.setObjectName("CentralWidgetLayoutFrame")
+        self._column = qt("QVBoxLayout")(self._viewport)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._container = None
         application_logic.SetSliceLogics(vtk.vtkCollection())
         application_logic.SetViewLogics(vtk.vtkCollection())
         self._layout_logic = slicer.vtkMRMLLayoutLogic()
@@ -34,6 +37,8 @@ class qSlicerLayoutManager(qt("QObject")):
         self._node = self._layout_logic.GetLayoutNode()
         self._shown = None
         self._node.AddObserver("ModifiedEvent", lambda *_: self._follow())
+        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndBatchProcessEvent):
+            scene.AddObserver(event, lambda *_: self._follow())
         self._node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self._follow()
 
@@ -105,6 +110,8 @@ class qSlicerLayoutManager(qt("QObject")):
         return [(kind, name) for kind, name in found if name and kind in ("vtkMRMLSliceNode", "vtkMRMLViewNode")]
 
     def _follow(self):
+        if self._scene.IsClosing() or self._scene.IsBatchProcessing():
+            return
         state = (self._node.GetViewArrangement(), self._node.GetLayoutDescription(self._node.GetViewArrangement()))
         if state == self._shown:
             return
@@ -115,7 +122,9 @@ class qSlicerLayoutManager(qt("QObject")):
         self.layoutChanged.emit(state[0])
 
     def _make(self, kind, name):
-        known, maker = (self._slices, qMRMLSliceWidget) if kind == "vtkMRMLSliceNode" else (self._spaces, qMRMLThreeDWidget)
+        known, maker = (
+            (self._slices, qMRMLSliceWidget) if kind == "vtkMRMLSliceNode" else (self._spaces, qMRMLThreeDWidget)
+        )
         if name in known:
             return
         node = self._scene.GetSingletonNode(name, kind)
@@ -126,15 +135,19 @@ class qSlicerLayoutManager(qt("QObject")):
         known[name] = widget
 
     def _arrange(self):
-        old = self._viewport.layout()
+        """Put the views of this layout into a new container; those of the old one that are not needed are hidden."""
+        for widget in (*self._slices.values(), *self._spaces.values()):
+            widget.hide()
+            widget.setParent(None)
+        old, self._container = self._container, qt("QWidget")()
         if old is not None:
-            for widget in (*self._slices.values(), *self._spaces.values()):
-                widget.setParent(None)
-            old.delete()
+            self._column.removeWidget(old)
+            old.setParent(None)
+            old.deleteLater()
         root = self._description()
-        if root is None:
-            return
-        self._viewport.setLayout(self._box(root))
+        if root is not None:
+            self._container.setLayout(self._box(root))
+        self._column.addWidget(self._container)
         for kind, name in self._placed():
             (self._slices if kind == "vtkMRMLSliceNode" else self._spaces)[name].show()
 
@@ -154,7 +167,9 @@ class qSlicerLayoutManager(qt("QObject")):
 
     def _widget(self, element):
         name = element.get("singletontag")
-        return {"vtkMRMLSliceNode": self._slices, "vtkMRMLViewNode": self._spaces}.get(element.get("class"), {}).get(name)
+        return {"vtkMRMLSliceNode": self._slices, "vtkMRMLViewNode": self._spaces}.get(element.get("class"), {}).get(
+            name
+        )
 
     # --- pictures for tests
     def picture(self) -> np.ndarray:
@@ -168,7 +183,12 @@ class qSlicerLayoutManager(qt("QObject")):
                 return np.zeros((1, 1, 3), np.uint8)
             return (widget.sliceView() if hasattr(widget, "sliceView") else widget.threeDView()).picture()
         axis = 0 if element.get("type", "horizontal") == "vertical" else 1
-        parts = [self._composed(child) for item in element.findall("item") for child in item if child.tag in ("view", "layout")]
+        parts = [
+            self._composed(child)
+            for item in element.findall("item")
+            for child in item
+            if child.tag in ("view", "layout")
+        ]
         size = max(part.shape[1 - axis] for part in parts)
         padded = []
         for part in parts:

@@ -48,8 +48,7 @@ class qSlicerCoreModule:
         return self._logic
 
     def widgetRepresentation(self):
-        """Panels of the application's own modules are not reproduced."""
-        return None
+        """None: panels of the application's own modules are not reproduced."""
 
 
 class qSlicerScriptedLoadableModule:
@@ -208,8 +207,7 @@ class qSlicerMainWindow(qt("QMainWindow")):
             widget.show()
 
     def pythonConsole(self):
-        """There is no console."""
-        return None
+        """None: there is no console."""
 
 
 class Modules:
@@ -245,8 +243,10 @@ class Modules:
         """Load a scripted module from its .py file, as the application does at start; builds no panel yet."""
         path = Path(path).resolve()
         name = path.stem
+        before = set(sys.modules), list(sys.path)
         imported = import_module_file(name, path)
         module = qSlicerScriptedLoadableModule(name, path)
+        module._before = before
         self._register(module)
         module.instance = getattr(imported, name)(module)
         setattr(self.space, f"{name}Instance", module.instance)
@@ -269,11 +269,12 @@ class Modules:
             if hasattr(self.space, attribute):
                 delattr(self.space, attribute)
         folder = str(Path(module.path).parent)
+        modules_before, path_before = module._before
         for key, value in list(sys.modules.items()):
             origin = getattr(value, "__file__", None) or ""
-            if origin.startswith(folder + "/") or origin.startswith(folder + "\\"):
+            if key not in modules_before and Path(folder) in Path(origin).parents:
                 del sys.modules[key]
-        if folder in sys.path:
+        if folder in sys.path and folder not in path_before:
             sys.path.remove(folder)
 
     def scripted(self) -> list[str]:

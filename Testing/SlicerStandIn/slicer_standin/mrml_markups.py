@@ -49,10 +49,14 @@ class qSlicerMarkupsPlaceWidget(MRMLWidgetBase):
         if self._scene is not None:
             interaction, selection = slicer.app.applicationLogic().GetInteractionNode(), self._selection()
             self._interaction_watch.add(
-                interaction, slicer.vtkMRMLInteractionNode.InteractionModeChangedEvent, lambda *_: self._alive() and self._follow()
+                interaction,
+                slicer.vtkMRMLInteractionNode.InteractionModeChangedEvent,
+                lambda *_: self._alive() and self._follow(),
             )
             self._interaction_watch.add(
-                selection, slicer.vtkMRMLSelectionNode.ActivePlaceNodeIDChangedEvent, lambda *_: self._alive() and self._follow()
+                selection,
+                slicer.vtkMRMLSelectionNode.ActivePlaceNodeIDChangedEvent,
+                lambda *_: self._alive() and self._follow(),
             )
 
     def _selection(self):
@@ -162,7 +166,9 @@ class qSlicerSimpleMarkupsWidget(MRMLWidgetBase):
         self._selector.connect("currentNodeChanged(vtkMRMLNode*)", self._node_changed)
         self._place.activeMarkupsPlaceModeChanged.connect(self.activeMarkupsPlaceModeChanged.emit)
         self._place.activeMarkupsPlaceModeChanged.connect(self.activeMarkupsFiducialPlaceModeChanged.emit)
-        self._table.currentCellChanged.connect(lambda row, *_: self.currentMarkupsControlPointSelectionChanged.emit(row))
+        self._table.currentCellChanged.connect(
+            lambda row, *_: self.currentMarkupsControlPointSelectionChanged.emit(row)
+        )
 
     def _scene_refreshed(self):
         if "_selector" in self.__dict__:
@@ -212,7 +218,12 @@ class qSlicerSimpleMarkupsWidget(MRMLWidgetBase):
         self._watch.clear()
         if node is not None:
             kinds = slicer.vtkMRMLMarkupsNode
-            for event in (kinds.PointAddedEvent, kinds.PointModifiedEvent, kinds.PointRemovedEvent, kinds.PointPositionDefinedEvent):
+            for event in (
+                kinds.PointAddedEvent,
+                kinds.PointModifiedEvent,
+                kinds.PointRemovedEvent,
+                kinds.PointPositionDefinedEvent,
+            ):
                 self._watch.add(node, event, lambda *_: self._alive() and self._fill())
         self._place.setCurrentNode(node)
         self._fill()

@@ -9,7 +9,13 @@ from .mrml_base import MRMLWidgetBase, Observations
 from .mrml_selectors import qMRMLNodeComboBox
 from .widget_tools import Signal, qt, stand_in, stored
 
-SEGMENT_EVENTS = "SegmentAdded SegmentRemoved SegmentModified SegmentsOrderModified ContainedRepresentationNamesModified".split()
+SEGMENT_EVENTS = [
+    "SegmentAdded",
+    "SegmentRemoved",
+    "SegmentModified",
+    "SegmentsOrderModified",
+    "ContainedRepresentationNamesModified",
+]
 
 
 def segment_ids(node) -> list[str]:
@@ -290,5 +296,3 @@ class qMRMLTransformDisplayNodeWidget(MRMLWidgetBase):
         """Display node of the transform, or None."""
         node = self.__dict__.get("_transform")
         return node.GetDisplayNode() if node is not None else None
-
-

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import slicer
-from PySide6 import QtWidgets
+import vtk
+from PySide6 import QtCore, QtWidgets
 
-from .mrml_base import MRMLWidgetBase, Observations, SceneAware
+from .mrml_base import MRMLWidgetBase, Observations
 from .widget_tools import Property, Signal, qt, stand_in, stored
 
 ACTIONS = ("rename", "create", "delete")
@@ -49,14 +49,16 @@ class NodeFilter:
         return [node for node in map(self._scene.GetNthNode, range(count)) if self._accepts(node)]
 
 
-FILTER_PROPERTIES = stored(
-    nodeTypes=(list, [], "_scene_refreshed"),
-    showHidden=(bool, False, "_scene_refreshed"),
-    showChildNodeTypes=(bool, True, "_scene_refreshed"),
-    hideChildNodeTypes=(list, [], "_scene_refreshed"),
-    baseName=(str, ""),
-    interactionNodeSingletonTag=(str, ""),
-)
+def filter_properties() -> dict:
+    """Properties that every node selector has."""
+    return stored(
+        nodeTypes=(list, [], "_scene_refreshed"),
+        showHidden=(bool, False, "_scene_refreshed"),
+        showChildNodeTypes=(bool, True, "_scene_refreshed"),
+        hideChildNodeTypes=(list, [], "_scene_refreshed"),
+        baseName=(str, ""),
+        interactionNodeSingletonTag=(str, ""),
+    )
 
 
 @stand_in
@@ -71,7 +73,7 @@ class qMRMLNodeComboBox(NodeFilter, MRMLWidgetBase):
     nodeAddedByUser = Signal(object)
     nodeAboutToBeEdited = Signal(object)
     nodeAboutToBeRemoved = Signal(object)
-    locals().update(FILTER_PROPERTIES)
+    locals().update(filter_properties())
     locals().update(
         stored(
             noneEnabled=(bool, False, "_scene_refreshed"),
@@ -206,7 +208,9 @@ class qMRMLNodeComboBox(NodeFilter, MRMLWidgetBase):
         for action, wanted in zip(ACTIONS, (self.renameEnabled, self.addEnabled, self.removeEnabled)):
             if wanted and self.nodeTypes:
                 self._actions.append(action)
-                self._box.addItem({"rename": "Rename current...", "create": "Create new...", "delete": "Delete current"}[action])
+                self._box.addItem(
+                    {"rename": "Rename current...", "create": "Create new...", "delete": "Delete current"}[action]
+                )
         self._refreshing = False
 
     def _choose(self, node):
@@ -243,7 +247,7 @@ class qMRMLCheckableNodeComboBox(NodeFilter, MRMLWidgetBase):
     """Chooses any number of nodes."""
 
     checkedNodesChanged = Signal()
-    locals().update(FILTER_PROPERTIES)
+    locals().update(filter_properties())
     locals().update(stored(noneEnabled=(bool, False), addEnabled=(bool, False), removeEnabled=(bool, False)))
 
     def __init__(self, parent=None):
@@ -313,8 +317,6 @@ class qMRMLCheckableNodeComboBox(NodeFilter, MRMLWidgetBase):
             self.checkedNodesChanged.emit()
 
     def _fill(self):
-        from PySide6 import QtCore
-
         self._filling = True
         self._box.clear()
         for node in self._nodes:
@@ -328,9 +330,8 @@ class qMRMLCheckableNodeComboBox(NodeFilter, MRMLWidgetBase):
     def _clicked(self, item):
         if not self._filling:
             node = self._nodes[self._box.row(item)]
-            from PySide6 import QtCore
-
-            QtCore.QTimer.singleShot(0, lambda state=item.checkState(): self.setCheckState(node, state))
+            state = item.checkState()
+            QtCore.QTimer.singleShot(0, lambda: self.setCheckState(node, state))
 
 
 @stand_in
@@ -339,7 +340,13 @@ class qMRMLSubjectHierarchyComboBox(MRMLWidgetBase):
 
     currentItemChanged = Signal(int)
     currentItemModified = Signal(int)
-    locals().update(stored(noneEnabled=(bool, False, "_scene_refreshed"), noneDisplay=(str, "None", "_scene_refreshed"), defaultText=(str, "")))
+    locals().update(
+        stored(
+            noneEnabled=(bool, False, "_scene_refreshed"),
+            noneDisplay=(str, "None", "_scene_refreshed"),
+            defaultText=(str, ""),
+        )
+    )
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -347,7 +354,9 @@ class qMRMLSubjectHierarchyComboBox(MRMLWidgetBase):
         row = qt("QHBoxLayout")(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._box)
-        self._box.currentIndexChanged.connect(lambda _: self._filling or self.currentItemChanged.emit(self.currentItem()))
+        self._box.currentIndexChanged.connect(
+            lambda _: self._filling or self.currentItemChanged.emit(self.currentItem())
+        )
         self._filling = False
 
     def setNodeTypes(self, types):
@@ -387,8 +396,6 @@ class qMRMLSubjectHierarchyComboBox(MRMLWidgetBase):
     def _scene_refreshed(self):
         if "_box" not in self.__dict__ or (self._scene is not None and self._scene.IsBatchProcessing()):
             return
-        import vtk
-
         chosen = self.currentItem()
         self._filling = True
         self._items = []
@@ -412,6 +419,3 @@ class qMRMLSubjectHierarchyComboBox(MRMLWidgetBase):
         self._filling = False
         if self.currentItem() != chosen:
             self.currentItemChanged.emit(self.currentItem())
-
-
-__all__ = ["NodeFilter", "SceneAware", "qMRMLCheckableNodeComboBox", "qMRMLNodeComboBox", "qMRMLSubjectHierarchyComboBox", "slicer"]

@@ -11,24 +11,69 @@ PythonQt differs from PySide6 in five ways that Slicer modules rely on, and all 
 
 from __future__ import annotations
 
+import ctypes
 import warnings
+import weakref
 
-import shiboken6
 from PySide6 import QtCore
 
 # Names that are properties and also virtual functions: a property of that name would be taken for an override.
 VIRTUAL_GETTERS = frozenset({"sizeHint", "minimumSizeHint", "spacing", "duration"})
 
 # Functions that give QObjects made by Qt. They are never virtual in the classes where they are replaced.
-GIVERS = (
-    "parent parentWidget window layout children sender lineEdit view model selectionModel horizontalHeader "
-    "verticalHeader header viewport statusBar menuBar menu button buttons addButton actions addAction addMenu "
-    "cellWidget itemWidget widget currentWidget centralWidget document focusWidget nextInFocusChain completer "
-    "validator buddy checkedButton scrollBar horizontalScrollBar verticalScrollBar addToolBar tabBar cornerWidget "
-    "topLevelWidgets allWidgets activeWindow activeModalWidget activePopupWidget defaultButton"
-).split()
+GIVERS = [
+    "parent",
+    "parentWidget",
+    "window",
+    "layout",
+    "children",
+    "sender",
+    "lineEdit",
+    "view",
+    "model",
+    "selectionModel",
+    "horizontalHeader",
+    "verticalHeader",
+    "header",
+    "viewport",
+    "statusBar",
+    "menuBar",
+    "menu",
+    "button",
+    "buttons",
+    "addButton",
+    "actions",
+    "addAction",
+    "addMenu",
+    "cellWidget",
+    "itemWidget",
+    "widget",
+    "currentWidget",
+    "centralWidget",
+    "document",
+    "focusWidget",
+    "nextInFocusChain",
+    "completer",
+    "validator",
+    "buddy",
+    "checkedButton",
+    "scrollBar",
+    "horizontalScrollBar",
+    "verticalScrollBar",
+    "addToolBar",
+    "tabBar",
+    "cornerWidget",
+    "topLevelWidgets",
+    "allWidgets",
+    "activeWindow",
+    "activeModalWidget",
+    "activePopupWidget",
+    "defaultButton",
+]
 
 STATIC_GIVERS = frozenset({"topLevelWidgets", "allWidgets", "activeWindow", "activeModalWidget", "activePopupWidget"})
+
+FIND_CHILDREN, OBJECT_NAME = QtCore.QObject.findChildren, QtCore.QObject.objectName  # they may be replaced later
 
 BASES: dict[type, type] = {}
 
@@ -78,14 +123,48 @@ class _MetaProperty:
 
 
 def adopt(value):
-    """``value`` with every raw PySide6 QObject in it turned, in place, into its generated class."""
+    """``value`` with every raw PySide6 QObject in it given the abilities of its generated class.
+
+    Its class cannot be changed: PySide6 would never forget such an object and the process would crash when it ends.
+    So the PySide6 class itself gets the properties; ``release()`` takes them away again.
+    """
     if isinstance(value, (list, tuple)):
         return type(value)(adopt(item) for item in value)
-    if isinstance(value, QtCore.QObject):
-        generated = BASES.get(type(value))
-        if generated is not None:
-            value.__class__ = generated
+    if isinstance(value, QtCore.QObject) and type(value) in BASES:
+        _equip(type(value))
+        if "connect" not in value.__dict__:  # PySide6 overlooks a connect() in its own classes, but not in the object
+            itself = weakref.ref(value)
+            value.__dict__["connect"] = lambda *arguments: Abilities.connect(itself(), *arguments)
+            value.__dict__["disconnect"] = lambda *arguments: Abilities.disconnect(itself(), *arguments)
     return value
+
+
+_equipped: dict[type, dict[str, object]] = {}  # raw class -> what its own dictionary had before under each new name
+_ABSENT = object()
+
+
+def _equip(base: type) -> None:
+    if base in _equipped:
+        return
+    generated = vars(BASES[base])
+    taken = _equipped[base] = {}
+    for name in generated:
+        if name.startswith("_") or name in ("connect", "disconnect"):
+            continue
+        taken[name] = base.__dict__.get(name, _ABSENT)
+    for name in taken:
+        setattr(base, name, generated[name])
+
+
+def release() -> None:
+    """Give PySide6's classes their own attributes back."""
+    for base, taken in _equipped.items():
+        for name, value in taken.items():
+            if value is _ABSENT:
+                delattr(base, name)
+            else:
+                setattr(base, name, value)
+    _equipped.clear()
 
 
 def _giver(base: type, name: str):
@@ -134,7 +213,9 @@ def resolve_signal(sender: QtCore.QObject, signature: str):
     test should see it.
     """
     if "(" not in signature:
-        raise ValueError(f"{type(sender).__name__}.connect(): 'signal' must be written with its arguments, got {signature!r}")
+        raise ValueError(
+            f"{type(sender).__name__}.connect(): 'signal' must be written with its arguments, got {signature!r}"
+        )
     name, wanted = signature[: signature.index("(")].strip(), _arguments(signature)
     meta = sender.metaObject()
     known = []
@@ -168,20 +249,21 @@ class Abilities:
     def disconnect(self, signal, slot=None):
         """True when the connection existed."""
         bound = resolve_signal(self, signal)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
+        with warnings.catch_warnings(record=True) as complaints:
+            warnings.simplefilter("always", RuntimeWarning)
             try:
-                return bool(bound.disconnect(slot) if slot is not None else bound.disconnect())
-            except (RuntimeError, RuntimeWarning, TypeError):
+                bound.disconnect(slot) if slot is not None else bound.disconnect()
+            except (RuntimeError, TypeError):
                 return False
+        return not complaints
 
     def className(self):
         """Name of the Qt class."""
         return self.metaObject().className()
 
     def delete(self):
-        """Destroy the C++ object."""
-        shiboken6.delete(self)
+        """Destroy the C++ object, here when the event loop runs next: at once, PySide6 may keep dangling pointers."""
+        self.deleteLater()
 
     def findChild(self, kind, name=""):
         """First descendant of that class (a class or its name) and object name, or None."""
@@ -191,7 +273,7 @@ class Abilities:
         """All descendants of that class (a class or its name) and, if given, that object name."""
         class_name = kind if isinstance(kind, str) else None
         found = []
-        for child in QtCore.QObject.findChildren(self, QtCore.QObject):
+        for child in FIND_CHILDREN(self, QtCore.QObject):
             right_kind = child.inherits(class_name) if class_name else isinstance(child, kind)
             if right_kind and (not name or child.property("objectName") == name):
                 found.append(adopt(child))
@@ -200,7 +282,7 @@ class Abilities:
     @property
     def name(self):
         """The object name; Slicer's utilities read it under this name."""
-        return QtCore.QObject.objectName(self)
+        return OBJECT_NAME(self)
 
 
 def _checked_setattr(base: type):
@@ -222,7 +304,9 @@ def generate(base: type) -> type:
         name = meta.property(index).name()
         if name not in VIRTUAL_GETTERS and not name.startswith("_"):
             body[name] = _MetaProperty(base, name)
-    virtual = {"parent", "layout", "widget"} if issubclass(base, QtCore.QAbstractItemModel) or _is_layout(base) else set()
+    virtual = (
+        {"parent", "layout", "widget"} if issubclass(base, QtCore.QAbstractItemModel) or _is_layout(base) else set()
+    )
     for name in GIVERS:
         if name in body or name in virtual or not hasattr(base, name):
             continue
@@ -234,8 +318,18 @@ def generate(base: type) -> type:
     if hasattr(base, "exec"):
         body["exec_"] = lambda self, *args: base.exec(self, *args)
     generated = _Meta(base.__name__, (base,), body)
+    _make_immortal(generated)
     BASES[base] = generated
     return generated
+
+
+def _make_immortal(kind: type) -> None:
+    """Keep a class for good, whatever its reference count says.
+
+    Shiboken gives back a reference too many to the class of an adopted object when that object goes; in the end the class
+    itself would go, and the next widget of that class would crash.
+    """
+    ctypes.c_ssize_t.from_address(id(kind)).value += 1 << 30
 
 
 def _copy_connect(cls, **_):

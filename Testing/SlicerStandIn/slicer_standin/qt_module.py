@@ -12,7 +12,21 @@ from . import qt_classes
 from .ui_loader import make_loader
 
 # PySide6's own helpers: PythonQt has other ones or none, so shipped code must not find them.
-PYSIDE_ONLY = frozenset("Signal Slot Property ClassInfo QEnum QFlag QtMsgType SignalInstance qVersion_ SIGNAL SLOT".split())
+PYSIDE_ONLY = frozenset(
+    [
+        "Signal",
+        "Slot",
+        "Property",
+        "ClassInfo",
+        "QEnum",
+        "QFlag",
+        "QtMsgType",
+        "SignalInstance",
+        "qVersion_",
+        "SIGNAL",
+        "SLOT",
+    ]
+)
 MODULES = (QtCore, QtGui, QtNetwork, QtSvg, QtWidgets)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
+from vtk.util.numpy_support import vtk_to_numpy
 
 from .mrml_base import MRMLWidgetBase
 from .widget_tools import Signal, qt, stand_in
@@ -128,7 +129,7 @@ class _View(MRMLWidgetBase):
         grabber.Update()
         image = grabber.GetOutput()
         columns, rows, _ = image.GetDimensions()
-        values = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+        values = vtk_to_numpy(image.GetPointData().GetScalars())
         return np.ascontiguousarray(values.reshape(rows, columns, 3)[::-1])
 
     def resizeEvent(self, event):

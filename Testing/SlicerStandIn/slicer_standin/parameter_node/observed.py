@@ -23,7 +23,20 @@ class ObservedList(list):
     locals().update(
         _watching(
             list,
-            *"append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__ __imul__".split(),
+            *[
+                "append",
+                "extend",
+                "insert",
+                "remove",
+                "pop",
+                "clear",
+                "sort",
+                "reverse",
+                "__setitem__",
+                "__delitem__",
+                "__iadd__",
+                "__imul__",
+            ],
         )
     )
 
@@ -35,7 +48,9 @@ class ObservedList(list):
 class ObservedDict(dict):
     """A dict that tells its owner."""
 
-    locals().update(_watching(dict, *"update pop popitem clear setdefault __setitem__ __delitem__ __ior__".split()))
+    locals().update(
+        _watching(dict, *["update", "pop", "popitem", "clear", "setdefault", "__setitem__", "__delitem__", "__ior__"])
+    )
 
     def __init__(self, values, written):
         super().__init__(values)

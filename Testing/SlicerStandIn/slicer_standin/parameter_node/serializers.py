@@ -151,7 +151,9 @@ class _Elements(Serializer):
             self.element.write(parameterNode, f"{name}.{index}", item)
 
     def read(self, parameterNode, name):
-        return [self.element.read(parameterNode, f"{name}.{index}") for index in range(self._length(parameterNode, name))]
+        return [
+            self.element.read(parameterNode, f"{name}.{index}") for index in range(self._length(parameterNode, name))
+        ]
 
     def _length(self, parameterNode, name) -> int:
         return int(parameterNode.GetParameter(f"{name}.len") or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 
@@ -19,7 +20,7 @@ def members(cls: type) -> dict[str, object]:
     Refused here though Python would allow them, because a released Slicer may not read them: hints as strings (so no
     ``from __future__ import annotations`` in that file) and unions written with ``|``.
     """
-    hints = dict(cls.__dict__.get("__annotations__", {}))
+    hints = inspect.get_annotations(cls)
     for name, hint in hints.items():
         _check(f"{cls.__name__}.{name}", hint)
     return hints

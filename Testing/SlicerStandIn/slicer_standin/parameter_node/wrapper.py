@@ -41,7 +41,9 @@ class _Wrapper:
 
     def __init__(self, parameterNode, prefix=None):
         if not isinstance(parameterNode, slicer.vtkMRMLScriptedModuleNode):
-            raise TypeError(f"{type(self).__name__}: 'parameterNode' must be a vtkMRMLScriptedModuleNode, got {parameterNode!r}")
+            raise TypeError(
+                f"{type(self).__name__}: 'parameterNode' must be a vtkMRMLScriptedModuleNode, got {parameterNode!r}"
+            )
         self.parameterNode = parameterNode
         self._prefix = f"{prefix}." if prefix else ""
         self._cache: dict[str, object] = {}

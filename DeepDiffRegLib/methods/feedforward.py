@@ -1,0 +1,154 @@
+"""A network's prediction as the start, then the one solver: the pair may still be refined, with any terms and prompts.
+
+The scans are brought to the grid that the network knows (its model card says which) through their geometries, the moving one
+through the affine start; the prediction is carried back in mm (LPS). It is never asked again: an update continues from the
+current map (Balakrishnan et al., CVPR 2018; Dalca et al., MedIA 2019; Chen et al. for the other networks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..config import Config, Schedule
+from ..data.image import Image
+from ..data.pair import Prompts
+from ..errors import ConfigError, InputError
+from ..geometry.grid import Geometry
+from ..geometry.pyramid import BLUR_PER_FACTOR, level_geometry, resample
+from ..geometry.sampling import index_matrix, warp
+from ..geometry.smoothing import gaussian
+from ..networks.base import Prediction
+from ..networks.weights import CanonicalGrid, Intensities, Model, load_model, read_card
+from ..preprocess.intensity import percentiles
+from ..problem import Problem
+from ..progress import Progress, Step
+from ..result import Status
+from ..transforms.base import Transform
+from ..transforms.displacement import DisplacementTransform, to_world
+from ..transforms.svf import SVFTransform
+from ..transforms.tvf import TVFTransform
+from .iterative import Iterative, Solution
+
+STAGE = "network"
+PREDICTED = "predicted by the network"
+SHARE = 0.3
+"""Of the stage's progress, when a refinement follows."""
+AXES_TOLERANCE = 1e-3
+
+
+class Feedforward:
+    """Predict the map with ``config.model``, then refine it along the schedule (no iterations: keep the prediction)."""
+
+    def check(self, config: Config, ndim: int) -> None:
+        """Refuse a missing, damaged or unfit model before any work."""
+        if config.model is None:
+            raise ConfigError("method 'feedforward' needs a model file: --model FILE.safetensors")
+        card = read_card(config.model)
+        if (known := card.architecture.get("ndim", 3)) != ndim:
+            raise InputError(f"{config.model}: this model is for {known}-D scans, but the scans are {ndim}-D")
+
+    def solve(
+        self,
+        problem: Problem,
+        config: Config,
+        start: Solution,
+        prompts: Prompts,
+        progress: Progress,
+        schedule: Schedule | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> Solution:
+        """Predict where ``start`` holds no inner map yet, then descend from there like ``Iterative``."""
+        refine = any((schedule or config.schedule).iterations)
+        if start.inner is None:
+            if progress.cancelled():
+                return replace(start, status=Status.CANCELLED, message="cancelled before the network was asked")
+            progress.report(Step(STAGE, fraction=span[0]))
+            inner = predicted(problem, load_model(config.model, problem.device), start.world.homogeneous)
+            start = replace(start, inner=inner, status=Status.CONVERGED, message=PREDICTED)
+            span = (span[0] + SHARE * (span[1] - span[0]), span[1]) if refine else span
+            progress.report(Step(STAGE, fraction=span[0] if refine else span[1]))
+        if progress.cancelled():
+            return replace(start, status=Status.CANCELLED, message=f"{PREDICTED}; cancelled before refining")
+        if not refine:
+            return start
+        return Iterative().solve(problem, config, start, prompts, progress, schedule, span)
+
+
+def predicted(problem: Problem, model: Model, world: np.ndarray) -> Transform:
+    """The map u of x_moving = A(x + u(x)) that the model sees between the fixed scan and the moving one through A.
+
+    world: A, homogeneous, mm. Displacements, velocities and their sequences become the transform of their kind on a grid whose
+    axes are the fixed scan's, about as fine as the prediction.
+    """
+    grid = canonical_geometry(problem, model.card.canonical)
+    fixed, moving = canonical_scans(problem, grid, world, model.card.preprocessing)
+    with torch.inference_mode():
+        prediction = model.network(moving, fixed)
+    fields = [f.clone() for f in prediction.fields]  # inference tensors may not be used where gradients are tracked
+    return carried_back(replace(prediction, fields=tuple(fields)), grid, problem.pair.fixed.geometry)
+
+
+def canonical_geometry(problem: Problem, canonical: CanonicalGrid | None) -> Geometry:
+    """The model's grid laid over the fixed scan, the middle of its anatomy where the model expects it.
+
+    The fixed scan's own grid when it is such a grid already (size, spacing and axes), or when the model takes any.
+    """
+    own = problem.pair.fixed.geometry
+    if canonical is None:
+        return own
+    direction, spacing = np.array(canonical.direction, dtype=float), np.array(canonical.spacing_mm, dtype=float)
+    same_axes = np.abs(own.rotation - direction).max() < AXES_TOLERANCE
+    if own.size == canonical.size and same_axes and np.allclose(own.spacing_mm, spacing, rtol=AXES_TOLERANCE):
+        return own
+    box = problem.fixed_box_mm
+    middle = (box.min(0) + box.max(0)) / 2
+    center = canonical.anatomy_center or tuple((n - 1) / 2 for n in canonical.size)
+    origin = middle - direction @ (spacing * np.array(center))
+    return Geometry(canonical.size, canonical.spacing_mm, tuple(origin), canonical.direction)
+
+
+def canonical_scans(
+    problem: Problem, grid: Geometry, world: np.ndarray, intensities: Intensities
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fixed scan, and moving scan through A, on ``grid``: (1, 1, *grid.shape) with the model's intensities, 0 outside."""
+    pair, identity = problem.pair, np.eye(grid.ndim + 1)
+    return tuple(
+        as_trained(_on_grid(image.to(problem.device), grid, matrix), intensities)
+        for image, matrix in ((pair.fixed, identity), (pair.moving, world))
+    )
+
+
+def _on_grid(image: Image, grid: Geometry, world: np.ndarray) -> torch.Tensor:
+    """The scan sampled at world(x) for every voxel x of the grid, blurred first along axes that get coarser."""
+    if np.array_equal(world, np.eye(grid.ndim + 1)) and image.geometry.same_grid(grid):
+        return image.tensor
+    lowest = image.tensor.amin()
+    factors = np.maximum(min(grid.spacing_mm) / np.array(image.geometry.spacing_mm), 1.0)
+    blurred = gaussian(image.tensor - lowest, np.where(factors > 1.01, BLUR_PER_FACTOR * factors, 0.0))
+    still = blurred.new_zeros((1, grid.ndim, *grid.shape))
+    return warp(blurred, still, index_matrix(grid, image.geometry, world)) + lowest
+
+
+def as_trained(scan: torch.Tensor, intensities: Intensities) -> torch.Tensor:
+    """The scan with the two percentiles of the card at 0 and ``top``, clamped to [0, 1]."""
+    low, high = percentiles(scan, intensities.clip_percentiles)
+    return ((scan - low) * (intensities.top / max(high - low, 1e-12))).clamp_(0.0, 1.0)
+
+
+def carried_back(prediction: Prediction, grid: Geometry, fixed: Geometry) -> Transform:
+    """The prediction on ``grid`` as a transform in mm (LPS) on a grid parallel to ``fixed``.
+
+    Where the fixed scan reaches beyond the model's grid the fields keep their border values.
+    """
+    spacing = tuple(h * r for h, r in zip(grid.spacing_mm, prediction.spacing_voxels))
+    own = Geometry(prediction.field.shape[:1:-1], spacing, grid.origin_mm, grid.direction)
+    target = level_geometry(fixed, min(spacing), 2)
+    # to_world turns voxels of a grid into mm: a field's unit is ``unit_voxels`` voxels of the network's input
+    fields = [to_world(f * prediction.unit_voxels, grid) for f in prediction.fields]
+    fields = [resample(f, own, target, blur=False).contiguous() for f in fields]
+    if prediction.kind == "displacement":
+        return DisplacementTransform(fields[0], target)
+    return SVFTransform(fields[0], target) if prediction.kind == "velocity" else TVFTransform(tuple(fields), target)
