@@ -87,12 +87,14 @@ class DeepDiffRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """The module comes to the front."""
-        self.initializeParameterNode()
-        self.panel.enter()
+        if self.panel is not None:
+            self.initializeParameterNode()
+            self.panel.enter()
 
     def exit(self):
         """Another module comes to the front; a run goes on, and its results are shown."""
-        self.panel.leave()
+        if self.panel is not None:
+            self.panel.leave()
 
     def onSceneStartClose(self, _caller, _event):
         """Let go of every node before it disappears; what runs is cancelled."""
@@ -114,7 +116,7 @@ class DeepDiffRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def initializeParameterNode(self):
         """Bind the panel to the state in the scene, and to the result that the scene holds."""
-        if self.panel.state is None:
+        if self.panel is not None and self.panel.state is None:
             state = self.logic.getParameterNode()
             self.logic.adopt(state)
             self.panel.setState(state)
@@ -357,8 +359,8 @@ class DeepDiffRegTest(ScriptedLoadableModuleTest):
 
         if packages.missing():
             self.skipTest(_("packages are missing: {names}").format(names=", ".join(packages.missing())))
-        slicer.util.selectModule(self.moduleName)
-        widget = slicer.util.getModuleWidget(self.moduleName)
+        slicer.util.selectModule("DeepDiffReg")
+        widget = slicer.util.getModuleWidget("DeepDiffReg")
         for name, scenario in selftest.SCENARIOS.items():
             self.setUp()
             self.delayDisplay(name, 50)

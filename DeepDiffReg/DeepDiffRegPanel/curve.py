@@ -68,5 +68,6 @@ def _paintRun(painter, color, name, losses, left, right, height):
         painter.drawLine(x0, y0, x1, y1)
     if len(places) == 1:
         painter.drawPoint(*places[0])
-    if right - left > 70:
-        painter.drawText(int(left) + 2, MARGIN + 9, f"{name[0]} {name[1] + 1}: {losses[-1]:.4g}")
+    caption = f"{name[0]} {name[1] + 1}"
+    if right - left > 7 * len(caption):
+        painter.drawText(int(left) + 2, MARGIN + 9, caption)

@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from . import base
 
+LIMIT_WIDTH = 96
 VERDICT_TEXTS = {
     "good": _("Good: no check found a reason to doubt this map."),
     "check": _("Check: look at the places that the orange rows name."),
@@ -19,7 +20,9 @@ class JudgeSection(base.Section):
         ui = self.ui
         base.setUpTable(ui.findingsTable, [_("Finding"), _("Value"), _("Limit"), _("Verdict")])
         base.setUpTable(ui.segmentsTable, [_("Segment"), _("Volume"), _("Jacobian 1-50-99 %"), _("Dice"), _("Folds")])
-        ui.findingsTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
+        header = ui.findingsTable.horizontalHeader()
+        header.setSectionResizeMode(2, qt.QHeaderView.Interactive)
+        header.resizeSection(2, LIMIT_WIDTH)
         self._places = []
         self._shown = None
         ui.worstPlaceButton.connect("clicked(bool)", self.onGoToWorst)

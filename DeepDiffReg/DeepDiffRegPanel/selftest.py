@@ -14,7 +14,7 @@ from DeepDiffRegScene.landmarks import LandmarkTable
 
 from .state import CompareMode, Quality
 
-SIZE = 32
+SIZE = 28
 SPACING_MM = 3.0
 PATIENCE_S = 60.0
 

@@ -74,6 +74,8 @@ class Registration(VTKObservationMixin):
         self._loaded = self._solved = False
         self._finished = self.outputs.transform is not None
         self._since = 0
+        self._unpacking = None
+        self._first = None
         self.mapNodes = self._newMapNodes()
         scene = slicer.mrmlScene
         self.addObserver(scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
@@ -115,7 +117,7 @@ class Registration(VTKObservationMixin):
 
     def select(self, step):
         """Show another step of the history."""
-        self._step(lambda: self.client.select(int(step)))
+        self._step(lambda: self.client.select(int(step) + (self._first or 0)))
 
     def save(self, folder, what):
         """Have the worker write its files of the current step; False when it does not hold the map."""
@@ -126,7 +128,7 @@ class Registration(VTKObservationMixin):
 
     def workerLost(self):
         """The worker is about to be exchanged: the map in the scene is what an update continues from."""
-        self._loaded = self._solved = False
+        self._forgetWorker()
         self._end()
 
     def cancel(self):
@@ -137,8 +139,14 @@ class Registration(VTKObservationMixin):
 
     def poll(self):
         """Apply what came from the worker to the nodes; returns the events for whoever shows them."""
-        events = [event for event in self.client.poll() if not self._isStale(event)]
-        for event in events:
+        events = self._goOnUnpacking() if self._unpacking is not None else []
+        for event in self.client.poll():
+            if self._isStale(event):
+                continue
+            if event.kind == "judged":
+                self._unpacking = event, self._unpack(event.data)
+                continue
+            events.append(event)
             handler = getattr(self, f"_on_{event.kind}", None)
             if handler is not None:
                 handler(event.data)
@@ -149,16 +157,22 @@ class Registration(VTKObservationMixin):
     def close(self):
         """Cancel and forget the nodes; they stay in the scene."""
         self.cancel()
+        self._unpacking = None
         self._endPreview()
         self.removeObservers()
         self.fixed = self.moving = None
 
     # Commands
 
+    def _forgetWorker(self):
+        """A new worker knows nothing of this pair."""
+        self._loaded = self._solved = False
+        self._first = None
+
     def _load(self):
         if self.client.state == "crashed":
             self.client.restart()
-            self._loaded = self._solved = False
+            self._forgetWorker()
         elif self.client.state == "stopped":
             self.client.start()
         # The worker compares hashes, so that an unchanged pair costs nothing.
@@ -180,6 +194,7 @@ class Registration(VTKObservationMixin):
         self._since = max(self._since, self.client.generation)
         self.phase = "running"
         self.judged, self.failure, self.progress = None, "", None
+        self._unpacking = None
 
     def _step(self, command):
         if self.client.state == "crashed" or not self._solved:
@@ -200,25 +215,48 @@ class Registration(VTKObservationMixin):
             self.previewVolume = self.mapNodes.preview(self.moving)
 
     def _on_map(self, data):
+        self._unpacking = None
+        if self._first is None:
+            # The worker keeps the steps of a pair that it has seen before; those are not steps of this registration.
+            self._first = data["step"]
+        data["step"] -= self._first
+        data["steps"] -= self._first
         self._showMap(data["map"])
         self._solved = self._finished = True
         if self.phase == "running":
             self.phase = "judging"
 
-    def _on_judged(self, data):
-        self.judged = data
+    def _unpack(self, data):
+        """The steps that turn a judgement into nodes; ``poll`` takes one at a time, so that the program stays quick."""
         out = self.outputs
+        yield
         out.inverse = self.mapNodes.update_inverse(data["inverse"])
+        yield
         out.warped = outputs.warped_volume(data["warped"], self.fixed, self.moving, out.warped)
+        yield
         out.jacobian = outputs.jacobian_volume(data["jacobian"], self.fixed, out.jacobian)
+        yield
         if data["folded_voxels"] or out.folds is not None:
             out.folds = outputs.folded_segmentation(data["jacobian"], self.fixed, out.folds)
         out.record = record.attach(out.transform, data["record"])
-        self.phase = "idle"
         self._endPreview()
 
+    def _goOnUnpacking(self):
+        """One more step of the judgement; returns its event when that was the last one."""
+        event, steps = self._unpacking
+        try:
+            next(steps)
+            return []
+        except StopIteration:
+            self._unpacking = None
+        self.judged = event.data
+        self.phase = "idle"
+        return [event]
+
     def _on_history(self, data):
-        self.history = data
+        first = len(data["steps"]) if self._first is None else self._first
+        steps = [{**step, "step": step["step"] - first} for step in data["steps"][first:]]
+        self.history = {"steps": steps, "current": max(data["current"] - first, 0)}
 
     def _on_error(self, data):
         self.failure = data["message"]
@@ -228,7 +266,7 @@ class Registration(VTKObservationMixin):
             self.outputs.inverse = self.outputs.jacobian = self.outputs.folds = None
         elif self.phase == "running" and self._solved and self.history["steps"]:
             # Previews of the step that failed give way to the map that holds.
-            self.client.select(self.history["current"])
+            self.client.select(self.history["current"] + (self._first or 0))
         self._end()
 
     def _on_refused(self, data):
@@ -237,11 +275,11 @@ class Registration(VTKObservationMixin):
 
     def _on_cancelled(self, data):
         if data["restarted"]:
-            self._loaded = self._solved = False
+            self._forgetWorker()
         self._end()
 
     def _on_crashed(self, data):
-        self._loaded = self._solved = False
+        self._forgetWorker()
         self._finished = self.outputs.transform is not None
         self._end()
         self.phase = "crashed"

@@ -16,7 +16,20 @@ from ._inputs import JSON_HELP
 if TYPE_CHECKING:
     from ..progress import PrintProgress
 
-PACKAGES = ("torch", "numpy", "SimpleITK", "nibabel", "vtk", "scipy", "numba", "h5py", "jinja2", "Pillow", "isal", "safetensors")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "SimpleITK",
+    "nibabel",
+    "vtk",
+    "scipy",
+    "numba",
+    "h5py",
+    "jinja2",
+    "Pillow",
+    "isal",
+    "safetensors",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from .base import Architecture
-from .blocks import CONVOLVE
+from .blocks import CONVOLVE, laid_out
 from .swin import SwinEncoder
 
 BACKBONES = ("swin", "convolutions")
@@ -67,10 +67,15 @@ class NormConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = CONVOLVE[self.ndim](x, self.weight, None, self.stride, 1)
+        x = CONVOLVE[self.ndim](laid_out(x), self.weight, None, self.stride, 1)
         if x[0, 0].numel() > 1:  # a single voxel has no variance to normalize by
             x = F.instance_norm(x)
         return F.leaky_relu(x, SLOPE, inplace=True)
+
+
+def enlarged(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, *shape) at twice the size, linear in between, outer faces kept."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear" if x.ndim == 4 else "trilinear", align_corners=False)
 
 
 class UpBlock(nn.Module):
@@ -78,12 +83,14 @@ class UpBlock(nn.Module):
 
     def __init__(self, ndim: int, below: int, skip: int, outputs: int):
         super().__init__()
-        self.mode = "bilinear" if ndim == 2 else "trilinear"
         self.first, self.second = NormConv(ndim, below + skip, outputs), NormConv(ndim, outputs, outputs)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """x: (B, below, *shape); skip: (B, skip, *2 shape)."""
-        x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=False)
+        return self.joined(enlarged(x), skip)
+
+    def joined(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """The same with x enlarged already."""
         return self.second(self.first(torch.cat((x, skip), 1)))
 
 

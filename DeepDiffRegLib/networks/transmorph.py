@@ -17,7 +17,9 @@ class TransMorph(Network):
     VARIANTS: ClassVar[dict[str, Architecture]] = {
         "paper": TransMorphArchitecture(),
         "large": TransMorphArchitecture(channels=128, depths=(2, 2, 12, 2), heads=(4, 4, 8, 16)),
-        "light": TransMorphArchitecture(backbone="convolutions", channels=16, depths=(2, 2, 2), heads=(2, 2, 4)),
+        "light": TransMorphArchitecture(
+            backbone="convolutions", channels=16, depths=(2, 2, 2), heads=(2, 2, 4), head_channels=8
+        ),
     }
 
     def __init__(self, architecture: TransMorphArchitecture | None = None):

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..geometry.sampling import identity_index, sample
 from ..transforms.integrate import time_step
-from ._transmorph_parts import NormConv, TransMorphArchitecture, Trunk, UpBlock, half_size, head
+from ._transmorph_parts import NormConv, TransMorphArchitecture, Trunk, UpBlock, enlarged, half_size, head
 from .base import Architecture, Network
 
 _LARGE = TransMorphArchitecture(channels=128, depths=(2, 2, 12, 2), heads=(4, 4, 8, 16))
@@ -24,7 +24,8 @@ class Step(nn.Module):
         self.see, self.up, self.flow = NormConv(d, 2, c // 2), UpBlock(d, c, c // 2, narrow), head(d, narrow)
 
     def forward(self, features: torch.Tensor, scans: torch.Tensor) -> torch.Tensor:
-        return self.flow(self.up(features, self.see(scans)))
+        """features: of both scans, brought to half resolution; scans: (B, 2, *shape) there. Returns (B, d, *shape)."""
+        return self.flow(self.up.joined(features, self.see(scans)))
 
 
 class TransMorphTVF(Network):
@@ -51,7 +52,7 @@ class TransMorphTVF(Network):
         self.steps = nn.ModuleList(Step(shape) for _ in range(shape.steps))
 
     def predict(self, pair: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], None]:
-        features, scans = self.trunk(pair), half_size(pair)
+        features, scans = enlarged(self.trunk(pair)), half_size(pair)
         moving, fixed = scans[:, :1], scans[:, 1:]
         warped, velocities = moving, []
         # a field's unit is 2 voxels of the input; the half grid's points lie a little farther apart

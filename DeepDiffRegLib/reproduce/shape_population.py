@@ -32,6 +32,11 @@ def settings(transform: Choice, similarity: Choice, schedule: Schedule) -> Confi
     )
 
 
+def levels(size: int, pixels: tuple[int, ...], iterations: tuple[int, ...]) -> Schedule:
+    """Levels of about ``pixels`` pixels along each side of a picture of ``size``, never finer than the picture."""
+    return Schedule(tuple(max(1.0, size / n) for n in pixels), iterations, tolerance=1e-5)
+
+
 @dataclass(frozen=True)
 class Registered:
     """One pair after its registration. displacement_mm: (1, 2, Y, X) on the fixed grid, of the whole map."""
@@ -88,6 +93,33 @@ class Registered:
         """Effective standard deviation at time 0 (on the source) or 1 (on the target), at every pixel."""
         grid = self.shapes.pair.fixed.geometry
         return resample(self.flow.sigma_mm(time), self.flow.geometry, grid)[0, 0].numpy()
+
+
+@dataclass(frozen=True)
+class View:
+    """What figures show of a registration, as plain arrays: cheap to hand from one process to another.
+
+    region: mask of the foreground with its inner objects, by role. map_pixels: (2, Y, X). sigma_mm: at t = 0 and t = 1.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    region: dict[str, np.ndarray]
+    warped: np.ndarray
+    map_pixels: np.ndarray
+    length_mm: np.ndarray
+    determinant: np.ndarray
+    sigma_mm: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, found: Registered) -> View:
+        """Everything computed once."""
+        pair = found.shapes.pair
+        region = {role: found.shapes.region(role).numpy() > 0 for role in ("fixed", "moving")}
+        return cls(
+            pair.moving.numpy(), pair.fixed.numpy(), region, found.warped, found.map_pixels[0].numpy(), found.length_mm,
+            found.determinant, (found.sigma_mm(0.0), found.sigma_mm(1.0)),
+        )  # fmt: skip
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:

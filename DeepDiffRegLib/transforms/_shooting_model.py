@@ -22,6 +22,8 @@ from .shooting import ShootingTransform, refined, refinement, rotated
 
 LEAST_VOXELS = 16
 """The flow's grid never has fewer voxels per axis than this (or than the level)."""
+NARROWEST_VOXELS = 1.0
+"""The narrowest Gaussian spans at least this many voxels of the flow's grid, where the level's grid allows it."""
 FLOOR = 0.02
 """The preconditioner is 1 / (K + FLOOR): it undoes the smoothing up to 1 / FLOOR."""
 FIRST_STEP_VOXELS = 0.5
@@ -33,7 +35,7 @@ class ShootingModel(Model):
 
     sigmas, sigma_unit: of the Gaussians, in ``mm`` or as a ``fraction`` of the longest edge of the solved box. weights: their
     shares, sum 1. steps: time steps (raised when the flow is too fast). map_factor: the flow's grid is coarser than the level's
-    by this much. optimizer: ``lbfgs`` (backtracking line search) or ``adam`` (steps of ``learning_rate`` voxels at most).
+    by this much at most. optimizer: ``lbfgs`` (backtracking line search) or ``adam`` (steps of ``learning_rate`` voxels at most).
     """
 
     derivative = "pull"
@@ -101,8 +103,10 @@ class ShootingModel(Model):
     def enter(self, geometry: Geometry, device: torch.device | str) -> None:
         self._settle()
         before, self._device = self._grid, torch.device(device)
-        self.geometry, self._grid = geometry, geometry.coarsened(self.map_factor, LEAST_VOXELS)
-        metric = self._metric(self._sigmas_mm())
+        self.geometry = geometry
+        sigmas = self._sigmas_mm()
+        self._grid = self._flow_grid(min(sigmas))
+        metric = self._metric(sigmas)
         self.metric = self._start.metric if self._start is not None else metric
         self._walls = tuple(((c, 0) in self.pinned, (c, -1) in self.pinned) for c in range(geometry.ndim))
         like = torch.empty(0, device=device)
@@ -186,6 +190,12 @@ class ShootingModel(Model):
                 "take smaller sigmas, or a rigid or affine transform"
             )
         return sigmas
+
+    def _flow_grid(self, narrowest_mm: float) -> Geometry:
+        """The level's grid coarsened by ``map_factor``, or by less where the narrowest Gaussian would be lost on it."""
+        finest = min(self.geometry.spacing_mm)
+        factor = min(self.map_factor, max(1.0, narrowest_mm / (NARROWEST_VOXELS * finest)))
+        return self.geometry.coarsened(factor, LEAST_VOXELS)
 
     def _prepare_optimizer(self, like: torch.Tensor) -> None:
         symbol = self._mean_symbol

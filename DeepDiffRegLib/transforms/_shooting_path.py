@@ -11,17 +11,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from ..errors import RegistrationError
 from ..geometry.sampling import identity_index, sample
 from ._shooting_metric import ConstantFlow, RegionalFlow, State
+from ._shooting_rhs import array, is_fused
 
 COURANT = 1.0
 """Voxels, summed over the axes, that a time step may move; Runge-Kutta 4 with these differences is stable to 2."""
 RAISE = 1.25
 """Time steps are raised by this much more than needed, so that they need not be raised again soon."""
 MOST_STEPS = 96
+MOST_PARTS = 4
+"""Threads that gather derivatives of the trace at most: each needs three fields of its own."""
 
 
 class ShootingDiverged(RegistrationError):
@@ -52,6 +56,7 @@ class Shooting:
     def __init__(self, flow: ConstantFlow | RegionalFlow, spacing_mm, stationary: bool = False):
         self.flow, self.stationary = flow, stationary
         self.spacing = tuple(float(s) for s in spacing_mm)
+        self._per_voxel = (1 / np.array(self.spacing)).astype(np.float32)
 
     @torch.no_grad()
     def run(self, state: State, steps: int) -> Path:
@@ -122,14 +127,24 @@ class Shooting:
         return self._follow(path, range(0, path.steps, 2), 1.0)[-1]
 
     def _follow(self, path: Path, starts: range, sign: float) -> list[torch.Tensor]:
-        identity = identity_index(
-            tuple(path.velocities[0].shape[1:]), path.velocities[0].device, path.velocities[0].dtype
-        )
-        ways = [torch.zeros_like(identity)]
+        first = path.velocities[0]
+        ways, dt = [torch.zeros_like(first[None])], sign * 2 / path.steps
+        fused = is_fused(first)
+        identity = None if fused else identity_index(tuple(first.shape[1:]), first.device, first.dtype)
         for k in starts:
-            nodes = [self._voxels(path.node(k + int(sign) * i)) for i in range(3)]
-            ways.append(trace_step(identity, ways[-1], nodes, sign * 2 / path.steps))
+            nodes = [path.node(k + int(sign) * i) for i in range(3)]
+            if fused:
+                ways.append(self._fused_step(ways[-1], nodes, dt))
+            else:
+                ways.append(trace_step(identity, ways[-1], [self._voxels(v) for v in nodes], dt))
         return ways
+
+    def _fused_step(self, u: torch.Tensor, nodes: list[torch.Tensor], dt: float) -> torch.Tensor:
+        from ._fused_shooting import trace_step as fused_step
+
+        out = torch.empty_like(u)
+        fused_step(array(u[0]), *map(array, nodes), self._per_voxel, np.float32(dt), out[0].numpy())
+        return out
 
     def pull_back(self, path: Path, force: torch.Tensor, energy: float = 0.0) -> State:
         """dE/dstate(0) from dE/du at u = Phi(1) - Id (voxels, (1, d, *shape)) plus ``energy`` times 1/2 sum m . v.
@@ -155,6 +170,8 @@ class Shooting:
 
     def _through_trace(self, path: Path, force: torch.Tensor) -> list[torch.Tensor]:
         """dE/dv (mm) at every stored velocity."""
+        if is_fused(path.velocities[0], force[0]):
+            return self._through_fused_trace(path, force)
         identity = identity_index(tuple(force.shape[2:]), force.device, force.dtype)
         pushes = [torch.zeros_like(v) for v in path.velocities]
         scale = _column(self.spacing, force)[0]
@@ -168,6 +185,33 @@ class Shooting:
                 force, *found = torch.autograd.grad(end, (start, *leaves), force)
             for i, push in zip(distinct, found):
                 pushes[i].add_(push[0] / scale)
+        return pushes
+
+    def _through_fused_trace(self, path: Path, force: torch.Tensor) -> list[torch.Tensor]:
+        """The same by the fused kernel; each thread adds to fields of its own, one set per node of a double step."""
+        import numba
+
+        from ._fused_shooting import trace_pull_back
+
+        parts = min(numba.get_num_threads(), MOST_PARTS, force.shape[2])
+        force = force[0].detach().clone(memory_format=torch.contiguous_format)
+        pushes: list[torch.Tensor | None] = [None] * len(path.velocities)
+
+        def room() -> torch.Tensor:
+            return torch.zeros((parts, *force.shape))
+
+        ahead = room()
+        for number, k in reversed(list(enumerate(range(path.steps, 0, -2)))):
+            nodes = [path.node(k - i) for i in range(3)]
+            stationary = len(pushes) == 1
+            end, middle, start = (ahead,) * 3 if stationary else (ahead, room(), room())
+            trace_pull_back(
+                array(path.backward[number][0]), *map(array, nodes), self._per_voxel, np.float32(-2 / path.steps),
+                force.numpy(), start.numpy(), middle.numpy(), end.numpy(),
+            )  # fmt: skip
+            if not stationary:
+                pushes[k - 2], pushes[k - 1], ahead = end.sum(0), middle.sum(0), start
+        pushes[-1] = ahead.sum(0)
         return pushes
 
     def _voxels(self, v: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ import cases
 import common
 import growth
 import interactive
+import networks
 import shooting
 import tables
 
@@ -35,6 +36,7 @@ class Plan:
     shooting_sizes: tuple[int, ...] = (64, 96)
     large: bool = True
     interactive_size: tuple[int, ...] = interactive.SIZE
+    network_shape: tuple[int, ...] = networks.SHAPE
 
 
 def measure_cases(plan: Plan, gpu: str | None) -> dict:
@@ -58,12 +60,20 @@ def measure_shooting(plan: Plan, gpu: str | None) -> dict:
     return shooting.run(plan.threads, plan.shooting_sizes, plan.large)
 
 
+def measure_networks(plan: Plan, gpu: str | None) -> dict:
+    return {
+        "card": gpu,
+        "parts": _per_device(gpu, lambda device: networks.run(plan.threads, device, plan.network_shape)),
+    }
+
+
 PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "cases": measure_cases,
     "kernels": measure_kernels,
     "growth": measure_growth,
     "shooting": measure_shooting,
     "interactive": measure_interactive,
+    "networks": measure_networks,
 }
 
 
@@ -107,7 +117,10 @@ def main(argv: list[str] | None = None) -> int:
     chosen = tuple(arguments.cases) if arguments.cases else None
     plan = Plan(arguments.threads, chosen)
     if arguments.quick:
-        plan = Plan(arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128), interactive.QUICK_SIZE)
+        plan = Plan(
+            arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128),
+            interactive_size=interactive.QUICK_SIZE, network_shape=(64, 64, 64),
+        )  # fmt: skip
     try:
         if {"cases", "shooting"} & set(arguments.only):
             cases.data_folder()

@@ -279,3 +279,34 @@ def test_time_steps_are_raised_for_fast_flows():
 def test_a_flow_that_is_too_fast_is_refused(spoil):
     with pytest.raises(ShootingDiverged, match=str(MOST_STEPS)):
         constant().run((spoil(momentum()),), 10)
+
+
+# --- fused kernels -----------------------------------------------------------------------------------------------------
+
+BOX, BOX_SPACING = (9, 12, 11), (1.0, 1.4, 0.8)
+
+
+def test_fused_right_hand_sides_equal_torch():
+    m, v = torch.randn(2, 3, *BOX)
+    for function in (coadjoint, along):
+        expected = function(m.double(), v.double(), BOX_SPACING)
+        torch.testing.assert_close(function(m, v, BOX_SPACING).double(), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("stationary", [False, True])
+def test_fused_tracing_and_its_derivative_equal_torch(stationary):
+    """With velocities that carry voxels across the border, where positions are clamped."""
+    metric = Constant(MultiGaussian((1.0, 3.0), (0.5, 0.5)), stationary)
+    m = torch.randn(3, *BOX, generator=torch.Generator().manual_seed(1)) * 6
+    force = torch.randn(1, 3, *BOX)
+    found = []
+    for dtype in (torch.float32, DOUBLE):
+        walls = ((False, False),) * 3
+        shooting = Shooting(metric.on(BOX, BOX_SPACING, walls, "cpu", dtype), BOX_SPACING, stationary)
+        path = shooting.run((m.to(dtype),), 6)
+        u = shooting.trace(path)
+        found.append((path.steps, u, shooting.trace_forward(path), shooting.pull_back(path, force.to(dtype), 0.1)[0]))
+    (steps, *single), (same, *double) = found
+    assert steps == same and float(double[0].abs().max()) > 1.0
+    for a, b in zip(single, double):
+        assert float((a.double() - b).norm()) < 2e-4 * float(b.norm())

@@ -188,6 +188,9 @@ def make_pictures(standin, arguments, suffix: str) -> None:
         composite.SetForegroundOpacity(1.0)
     for node in (state.fixedLandmarks, state.movingLandmarks):
         node.GetDisplayNode().SetVisibility(False)
+    from DeepDiffRegPanel.state import Clip
+
+    state.layerOpacity, state.clip = 0.4, Clip.BODY
     state.showGrid = True
     state.showJacobian = True
     state.layerSpacingMm = 10.0
