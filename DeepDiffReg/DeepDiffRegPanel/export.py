@@ -10,12 +10,14 @@ from . import base
 from .state import Direction
 
 FILES = (
-    ("exportTransform", "transform", "transform.h5"),
-    ("exportInverse", "inverse", "inverse.h5"),
-    ("exportDisplacement", "transform", "displacement.nii.gz"),
-    ("exportJacobian", "jacobian", "jacobian.nii.gz"),
+    ("exportTransform", "transform", "transform", "transform.h5"),
+    ("exportInverse", "inverse", "inverse", "inverse.h5"),
+    ("exportDisplacement", "displacement", "transform", "displacement.nii.gz"),
+    ("exportJacobian", "jacobian", "jacobian", "jacobian.nii.gz"),
 )
-"""Tick, output node, file name. They are written from the scene, so that files and scene agree."""
+"""Tick, what the worker calls it, output node, file name. The worker writes the whole map. Without it (in a reopened scene) the
+nodes are written, which of a large map hold every second voxel."""
+REPORT = ("report", "result")
 
 
 class ExportSection(base.Section):
@@ -40,7 +42,7 @@ class ExportSection(base.Section):
     def onEvent(self, event):
         if event.kind == "saved":
             names = ", ".join(sorted(pathlib.Path(path).name for path in event.data["paths"].values()))
-            self._say(_("Also written: {names}.").format(names=names), add=True)
+            self._say(_("Written: {names}.").format(names=names))
 
     def onApply(self, _checked=False):
         """Warped copies of the ticked nodes, beside the originals' study."""
@@ -53,19 +55,24 @@ class ExportSection(base.Section):
             base.showStatus(_("Made {names}.").format(names=", ".join(node.GetName() for node in made)))
 
     def onExport(self, _checked=False):
-        """Write the ticked files; the worker adds the report."""
+        """Write the ticked files: by the worker, or without it from the scene."""
         state, registration = self.state, self.logic.registration
         with slicer.util.tryWithErrorDisplay(_("The files could not be written."), waitCursor=True):
             folder = self._folder()
             folder.mkdir(parents=True, exist_ok=True)
+            ticked = [row for row in FILES if getattr(state, row[0])]
+            what = [row[1] for row in ticked] + list(REPORT if state.exportReport else ())
+            if what and self.logic.save(folder, what):
+                self._say(_("Writing ..."))
+                return
             written = []
-            for tick, output, name in FILES:
+            for _tick, _what, output, name in ticked:
                 node = getattr(registration.outputs, output)
-                if getattr(state, tick) and node is not None:
+                if node is not None:
                     self._write(output, node, registration, folder / name)
                     written.append(name)
-            self._say(_("Written: {names}.").format(names=", ".join(written)) if written else "")
-            if state.exportReport and not self.logic.save(folder, ("report", "result")):
+            self._say(_("Written from the scene: {names}.").format(names=", ".join(written)) if written else "")
+            if state.exportReport:
                 self._say(_("The report needs the worker's memory of the run: press Update or Run once."), add=True)
 
     def _write(self, output, node, registration, path):

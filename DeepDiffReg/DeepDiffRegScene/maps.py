@@ -14,7 +14,6 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepDiffRegLib.errors import InputError
-from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.interactive.messages import Map
 
 from . import fields
@@ -35,7 +34,6 @@ __all__ = [
 ]  # fmt: skip
 
 INVERSE_ROLE = "DeepDiffReg.Inverse"
-LIVE_VOXELS = 2**20
 """A preview's grid of this size is written in about 10 ms."""
 
 
@@ -61,12 +59,11 @@ class MapNodes:
     def update(self, map_: Map, live: bool = False):
         """Show a map fixed_to_moving; returns the transform node. In place: no node is added after the first call.
 
-        live: for previews; of a large grid every second voxel (or fewer) is stored, and read linearly, so that a view
-        follows at once.
+        live: for previews; read linearly, so that a view follows at once.
         """
         if self.transform is None:
             self.transform = self._new("transform", self.name)
-        self._forward.show(self.transform, thinned(map_) if live else map_, live)
+        self._forward.show(self.transform, map_, live)
         return self.transform
 
     def update_inverse(self, map_: Map):
@@ -196,17 +193,6 @@ class _Parts:
         if self.frame is None or not self.frame.own.same_grid(map_.geometry):
             return needed
         return tuple(tuple(map(max, have, need)) for have, need in zip(self.frame.margins, needed))
-
-
-def thinned(map_: Map, most_voxels: int = LIVE_VOXELS) -> Map:
-    """Every n-th voxel of a displacement, n the same along all axes, so that at most ``most_voxels`` are left."""
-    if map_.displacement is None or map_.geometry.voxels <= most_voxels:
-        return map_
-    n = int(np.ceil((map_.geometry.voxels / most_voxels) ** (1 / 3)))
-    own = map_.geometry
-    size = tuple(-(-k // n) for k in own.size)
-    geometry = Geometry(size, tuple(n * s for s in own.spacing_mm), own.origin_mm, own.direction)
-    return Map(map_.world, map_.displacement[:, ::n, ::n, ::n], geometry)
 
 
 def copy_display(source, target) -> None:

@@ -210,7 +210,7 @@ class Registration(VTKObservationMixin):
     def _on_preview(self, data):
         if not self.livePreview or self.phase != "running":
             return
-        self._showMap(data["map"])
+        self._showMap(data["map"], live=True)
         if self.previewVolume is None:
             self.previewVolume = self.mapNodes.preview(self.moving)
 
@@ -292,8 +292,8 @@ class Registration(VTKObservationMixin):
             # Only previews have been in it.
             slicer.mrmlScene.RemoveNode(self.outputs.transform)
 
-    def _showMap(self, value):
-        self.outputs.transform = self.mapNodes.update(value)
+    def _showMap(self, value, live=False):
+        self.outputs.transform = self.mapNodes.update(value, live)
 
     def _endPreview(self):
         if self.previewVolume is not None:

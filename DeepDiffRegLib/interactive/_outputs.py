@@ -41,8 +41,8 @@ def summary(prompts: PromptSet | None) -> dict:
     return (prompts or PromptSet()).summary
 
 
-def judgement(result: Result, prompts: PromptSet | None) -> dict:
-    """Findings, segments and the run record of a judged result."""
+def judgement(result: Result, prompts: PromptSet | None, map_error_mm: dict[str, float]) -> dict:
+    """Findings, segments and the run record of a judged result. map_error_mm: of the maps that the front end gets."""
     context = Context.of(result)
     jacobian = Image(context.jacobian.to(torch.float32), result.pair.fixed.geometry)
     record = result_summary(result)
@@ -54,7 +54,12 @@ def judgement(result: Result, prompts: PromptSet | None) -> dict:
         "inverse_error_mm": record["inverse_error_mm"],
         "jacobian": scan_of(jacobian, "jacobian"),
         "folded_voxels": int(_value(record["findings"], "folds") or 0),
-        "record": {**{k: v for k, v in record.items() if k != "files"}, "prompts": _prompts(prompts)},
+        "map_error_mm": map_error_mm,
+        "record": {
+            **{k: v for k, v in record.items() if k != "files"},
+            "map_error_mm": map_error_mm,
+            "prompts": _prompts(prompts),
+        },
     }
 
 

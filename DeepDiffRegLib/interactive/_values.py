@@ -75,6 +75,15 @@ class Map:
                 f"Map: displacement must have shape {(3, *self.geometry.shape)}, got {self.displacement.shape}"
             )
 
+    def every(self, n: int) -> Map:
+        """The map with every ``n``-th voxel of its displacement along each axis, from the first on; shares the voxels."""
+        if self.displacement is None or n == 1:
+            return self
+        own = self.geometry
+        size, spacing = tuple(-(-k // n) for k in own.size), tuple(n * s for s in own.spacing_mm)
+        geometry = Geometry(size, spacing, own.origin_mm, own.direction)
+        return Map(self.world, self.displacement[:, ::n, ::n, ::n], geometry)
+
 
 @dataclass(frozen=True)
 class LandmarkPair:

@@ -28,6 +28,7 @@ from ..transforms.base import Transform
 from . import _outputs as outputs
 from ._convert import image_of, inverse_map_of, map_of, prompts_of, scan_of, transform_of
 from ._progress import JobProgress, Tell
+from ._thinning import cost_mm, for_a_scene
 from .arrays import ArrayFolder
 from .desk import JUDGE, WARM, YIELDING, Desk, Job, Tray
 from .messages import Command, PromptSet, decode_command, handles
@@ -191,9 +192,11 @@ class Jobs:
         if job.stop.is_set():
             return False
         self._verdicts[state] = assess(result.findings).verdict
+        forward = map_of(result.transform, result.pair.fixed.geometry)
         inverse = inverse_map_of(result.transform, result.inverse.transform, result.pair.moving.geometry)
-        data = outputs.judgement(result, self._prompts.get(state))
-        data |= {"step": self._session.step, "inverse": inverse, "warped": scan_of(result.warped, "warped")}
+        data = outputs.judgement(result, self._prompts.get(state), cost_mm(forward, inverse))
+        data |= {"step": self._session.step, "warped": scan_of(result.warped, "warped")}
+        data |= {"inverse": for_a_scene(inverse)}
         self._send("judged", job.generation, data)
         self._history(job)
         return True
@@ -249,7 +252,7 @@ class Jobs:
         before = session.steps[session.step - 1].solution.transform if session.step > 0 else None
         solution = state.solution
         data = {
-            "map": map_of(solution.transform, session.pair.fixed.geometry), "step": session.step,
+            "map": for_a_scene(map_of(solution.transform, session.pair.fixed.geometry)), "step": session.step,
             "steps": len(session.steps), "status": solution.status.value, "message": solution.message,
             "landmarks": self._residuals(state, before),
         }  # fmt: skip

@@ -50,7 +50,7 @@ EVENTS: dict[str, dict[str, Form]] = {
     "map": {"map": Map, "step": int, "steps": int, "status": str, "message": str, "landmarks": [dict]},
     "judged": {
         "step": int, "verdict": str, "findings": [dict], "segments": [dict], "warnings": [str],
-        "inverse_error_mm": dict, "inverse": Map, "warped": Scan, "jacobian": Scan, "folded_voxels": int, "record": dict,
+        "inverse_error_mm": dict, "map_error_mm": dict, "inverse": Map, "warped": Scan, "jacobian": Scan, "folded_voxels": int, "record": dict,
     },
     "history": {"steps": [dict], "current": int},
     "saved": {"paths": dict},

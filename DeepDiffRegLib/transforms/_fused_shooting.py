@@ -12,7 +12,7 @@ from ..geometry._fused_fields import _look_up
 from ..geometry._fused_sampling import FAST, OPTIONS, F, _trilinear, _weights
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _mirror(i, n):
     """Index in a field mirrored at its outer faces, and -1 where it was mirrored, else 1."""
     if i < 0:
@@ -22,7 +22,7 @@ def _mirror(i, n):
     return i, F(1)
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _around(i, n):
     """The four neighbors i-2, i-1, i+1, i+2 and their signs in an odd continuation."""
     a, sa = _mirror(i - 2, n)
@@ -32,7 +32,7 @@ def _around(i, n):
     return (a, b, c, d), (sa, sb, sc, sd)
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, odd_x, near, far, sign, out):
     px, py, pz = m[0, z, y, x], m[1, z, y, x], m[2, z, y, x]
     rx, ry, rz = F(0), F(0), F(0)
@@ -65,24 +65,29 @@ def _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, odd_x, near, fa
     out[0, z, y, x], out[1, z, y, x], out[2, z, y, x] = sign * rx, sign * ry, sign * rz
 
 
+@njit(fastmath=FAST, cache=True)
+def _coadjoint_plane(m, v, z, near, far, sign, out):
+    _, nz, ny, nx = m.shape
+    one = (F(1), F(1), F(1), F(1))
+    at_z, odd_z = _around(z, nz)
+    for y in range(ny):
+        at_y, odd_y = _around(y, ny)
+        for x in (0, 1, nx - 2, nx - 1):
+            at_x, odd_x = _around(x, nx)
+            _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, odd_x, near, far, sign, out)
+        for x in range(2, nx - 2):
+            at_x = (x - 2, x - 1, x + 1, x + 2)
+            _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, one, near, far, sign, out)
+
+
 @njit(**OPTIONS)
 def coadjoint(m, v, near, far, sign, out):
     """out = sign (-div(m (x) v) - (Dv)^T m); near, far: (3,) stencil weights 8/12 and 1/12 over the spacing."""
-    _, nz, ny, nx = m.shape
-    one = (F(1), F(1), F(1), F(1))
-    for z in prange(nz):
-        at_z, odd_z = _around(z, nz)
-        for y in range(ny):
-            at_y, odd_y = _around(y, ny)
-            for x in (0, 1, nx - 2, nx - 1):
-                at_x, odd_x = _around(x, nx)
-                _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, odd_x, near, far, sign, out)
-            for x in range(2, nx - 2):
-                at_x = (x - 2, x - 1, x + 1, x + 2)
-                _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, one, near, far, sign, out)
+    for z in prange(m.shape[1]):
+        _coadjoint_plane(m, v, z, near, far, sign, out)
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _along_at(v, w, z, y, x, at_z, at_y, at_x, near, far, out):
     weights = (F(1), F(-1), F(1), F(-1))
     a0, a1, a2 = v[0, z, y, x], v[1, z, y, x], v[2, z, y, x]
@@ -100,22 +105,27 @@ def _along_at(v, w, z, y, x, at_z, at_y, at_x, near, far, out):
         out[c, z, y, x] = total
 
 
+@njit(fastmath=FAST, cache=True)
+def _along_plane(v, w, z, near, far, out):
+    _, nz, ny, nx = v.shape
+    at_z, _ = _around(z, nz)
+    for y in range(ny):
+        at_y, _ = _around(y, ny)
+        for x in (0, 1, nx - 2, nx - 1):
+            at_x, _ = _around(x, nx)
+            _along_at(v, w, z, y, x, at_z, at_y, at_x, near, far, out)
+        for x in range(2, nx - 2):
+            _along_at(v, w, z, y, x, at_z, at_y, (x - 2, x - 1, x + 1, x + 2), near, far, out)
+
+
 @njit(**OPTIONS)
 def along(v, w, near, far, out):
     """out = (v . D) w - (w . D) v."""
-    _, nz, ny, nx = v.shape
-    for z in prange(nz):
-        at_z, _ = _around(z, nz)
-        for y in range(ny):
-            at_y, _ = _around(y, ny)
-            for x in (0, 1, nx - 2, nx - 1):
-                at_x, _ = _around(x, nx)
-                _along_at(v, w, z, y, x, at_z, at_y, at_x, near, far, out)
-            for x in range(2, nx - 2):
-                _along_at(v, w, z, y, x, at_z, at_y, (x - 2, x - 1, x + 1, x + 2), near, far, out)
+    for z in prange(v.shape[1]):
+        _along_plane(v, w, z, near, far, out)
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _value(field, px, py, pz, scale):
     """Velocity at a position in voxels, times ``scale``."""
     _, nz, ny, nx = field.shape
@@ -146,7 +156,7 @@ def trace_step(u, start, middle, end, scale, dt, out):
                 out[2, z, y, x] = u[2, z, y, x] + sixth * (c1 + F(2) * (c2 + c3) + c4)
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _spread(push, px, py, pz, gx, gy, gz):
     """Add a vector onto the eight voxels around a position, with the weights of the interpolation."""
     _, nz, ny, nx = push.shape
@@ -164,7 +174,7 @@ def _spread(push, px, py, pz, gx, gy, gz):
                 push[2, k + dk, j + dj, i + di] += w * gz
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(fastmath=FAST, cache=True)
 def _slope(field, px, py, pz, gx, gy, gz):
     """Transposed Jacobian of the interpolant times (gx, gy, gz); no slope along an axis whose position is clamped."""
     _, nz, ny, nx = field.shape
@@ -180,52 +190,59 @@ def _slope(field, px, py, pz, gx, gy, gz):
     return ia * (xx * gx + yx * gy + zx * gz), ib * (xy * gx + yy * gy + zy * gz), ic * (xz * gx + yz * gy + zz * gz)
 
 
+@njit(fastmath=FAST, cache=True)
+def _pull_back_plane(u, start, middle, end, scale, dt, force, push_start, push_middle, push_end, z):
+    _, _, ny, nx = u.shape
+    half, sixth, third = dt / F(2), dt / F(6), dt / F(3)
+    sx, sy, sz = scale[0], scale[1], scale[2]
+    for y in range(ny):
+        for x in range(nx):
+            px, py, pz = F(x) + u[0, z, y, x], F(y) + u[1, z, y, x], F(z) + u[2, z, y, x]
+            a, b, c = _value(start, px, py, pz, scale)
+            qx, qy, qz = px + half * a, py + half * b, pz + half * c
+            a, b, c = _value(middle, qx, qy, qz, scale)
+            rx, ry, rz = px + half * a, py + half * b, pz + half * c
+            a, b, c = _value(middle, rx, ry, rz, scale)
+            tx, ty, tz = px + dt * a, py + dt * b, pz + dt * c
+            fx, fy, fz = force[0, z, y, x], force[1, z, y, x], force[2, z, y, x]
+            gx, gy, gz = sx * sixth * fx, sy * sixth * fy, sz * sixth * fz
+            _spread(push_end, tx, ty, tz, gx, gy, gz)
+            dx, dy, dz = _slope(end, tx, ty, tz, gx, gy, gz)
+            ex, ey, ez = fx + dx, fy + dy, fz + dz
+            gx, gy, gz = sx * (third * fx + dt * dx), sy * (third * fy + dt * dy), sz * (third * fz + dt * dz)
+            _spread(push_middle, rx, ry, rz, gx, gy, gz)
+            dx, dy, dz = _slope(middle, rx, ry, rz, gx, gy, gz)
+            ex, ey, ez = ex + dx, ey + dy, ez + dz
+            gx, gy, gz = (
+                sx * (third * fx + half * dx),
+                sy * (third * fy + half * dy),
+                sz * (third * fz + half * dz),
+            )
+            _spread(push_middle, qx, qy, qz, gx, gy, gz)
+            dx, dy, dz = _slope(middle, qx, qy, qz, gx, gy, gz)
+            ex, ey, ez = ex + dx, ey + dy, ez + dz
+            gx, gy, gz = (
+                sx * (sixth * fx + half * dx),
+                sy * (sixth * fy + half * dy),
+                sz * (sixth * fz + half * dz),
+            )
+            _spread(push_start, px, py, pz, gx, gy, gz)
+            dx, dy, dz = _slope(start, px, py, pz, gx, gy, gz)
+            force[0, z, y, x], force[1, z, y, x], force[2, z, y, x] = ex + dx, ey + dy, ez + dz
+
+
 @njit(**OPTIONS)
 def trace_pull_back(u, start, middle, end, scale, dt, force, push_start, push_middle, push_end):
     """Transposed derivative of ``trace_step``: dE/dout in ``force`` becomes dE/du; dE/dv is added to the pushes.
 
-    The pushes are (parts, 3, Z, Y, X), one part per thread's share of the rows, to be summed.
+    The pushes are (parts, 3, Z, Y, X), one part per thread's share of the planes, to be summed.
     """
-    _, nz, ny, nx = u.shape
-    parts = push_start.shape[0]
-    half, sixth, third = dt / F(2), dt / F(6), dt / F(3)
-    sx, sy, sz = scale[0], scale[1], scale[2]
+    parts, nz = push_start.shape[0], u.shape[1]
     for part in prange(parts):
         for z in range(part * nz // parts, (part + 1) * nz // parts):
-            for y in range(ny):
-                for x in range(nx):
-                    px, py, pz = F(x) + u[0, z, y, x], F(y) + u[1, z, y, x], F(z) + u[2, z, y, x]
-                    a, b, c = _value(start, px, py, pz, scale)
-                    qx, qy, qz = px + half * a, py + half * b, pz + half * c
-                    a, b, c = _value(middle, qx, qy, qz, scale)
-                    rx, ry, rz = px + half * a, py + half * b, pz + half * c
-                    a, b, c = _value(middle, rx, ry, rz, scale)
-                    tx, ty, tz = px + dt * a, py + dt * b, pz + dt * c
-                    fx, fy, fz = force[0, z, y, x], force[1, z, y, x], force[2, z, y, x]
-                    gx, gy, gz = sx * sixth * fx, sy * sixth * fy, sz * sixth * fz
-                    _spread(push_end[part], tx, ty, tz, gx, gy, gz)
-                    dx, dy, dz = _slope(end, tx, ty, tz, gx, gy, gz)
-                    ex, ey, ez = fx + dx, fy + dy, fz + dz
-                    gx, gy, gz = sx * (third * fx + dt * dx), sy * (third * fy + dt * dy), sz * (third * fz + dt * dz)
-                    _spread(push_middle[part], rx, ry, rz, gx, gy, gz)
-                    dx, dy, dz = _slope(middle, rx, ry, rz, gx, gy, gz)
-                    ex, ey, ez = ex + dx, ey + dy, ez + dz
-                    gx, gy, gz = (
-                        sx * (third * fx + half * dx),
-                        sy * (third * fy + half * dy),
-                        sz * (third * fz + half * dz),
-                    )
-                    _spread(push_middle[part], qx, qy, qz, gx, gy, gz)
-                    dx, dy, dz = _slope(middle, qx, qy, qz, gx, gy, gz)
-                    ex, ey, ez = ex + dx, ey + dy, ez + dz
-                    gx, gy, gz = (
-                        sx * (sixth * fx + half * dx),
-                        sy * (sixth * fy + half * dy),
-                        sz * (sixth * fz + half * dz),
-                    )
-                    _spread(push_start[part], px, py, pz, gx, gy, gz)
-                    dx, dy, dz = _slope(start, px, py, pz, gx, gy, gz)
-                    force[0, z, y, x], force[1, z, y, x], force[2, z, y, x] = ex + dx, ey + dy, ez + dz
+            _pull_back_plane(
+                u, start, middle, end, scale, dt, force, push_start[part], push_middle[part], push_end[part], z
+            )
 
 
 def stencil(near: float, far: float, spacing) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,8 @@ class Desk:
         self.maps = maps.MapNodes(scene=bed.scene)
         self.views = [bed.view(name, name, VIEW) for name in ("Axial", "Coronal", "Sagittal")]
         self.fields = [
-            Map(np.eye(4), scene_bed.smooth_field(self.geometry, 6.0, seed=seed), self.geometry) for seed in (0, 1)
+            Map(np.eye(4), scene_bed.smooth_field(self.geometry, 6.0, seed=seed), self.geometry).every(2)
+            for seed in (0, 1)
         ]
         shown = self.maps.preview(self.scan)
         for view in self.views:
@@ -79,7 +80,7 @@ class Desk:
             self.memory[name] = round((resident_mb() - before) * 2**20 / noise.nbytes, 2)
 
     def preview(self, live: bool) -> dict:
-        """Write a map of the scan's own grid and render again; live: thinned, as previews are."""
+        """Write a map as the worker sends it for a scan of this size (every second voxel) and render again; live: read linearly."""
         turn = iter(range(10**6))
         return {
             "update_map_ms": timed(lambda: self._update(live, next(turn))),
