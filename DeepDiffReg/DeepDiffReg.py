@@ -253,7 +253,8 @@ class DeepDiffRegLogic(ScriptedLoadableModuleLogic):
         """One line, or an empty text."""
         from DeepDiffRegWork import preflight
 
-        return preflight.reasonNotToRun(state.fixedVolume, state.movingVolume)
+        reason = preflight.reasonNotToRun(state.fixedVolume, state.movingVolume)
+        return reason or preflight.reasonAgainstModel(state.method, state.modelFile)
 
     def adopt(self, state):
         """Take up the result that the scene holds; nothing is computed, the worker need not run."""

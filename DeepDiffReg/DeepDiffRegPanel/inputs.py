@@ -24,6 +24,7 @@ class InputsSection(base.Section):
             base.fillChoices(combo, [(entry.name, entry.help) for entry in registry.values()], same)
             self.combos[parameter] = combo
         self.combos["device"] = self.ui.deviceCombo
+        self.ui.modelFileEdit.connect("currentPathChanged(QString)", self._onModelFile)
         self._fillDevices([])
         for parameter, combo in self.combos.items():
             combo.connect("currentIndexChanged(int)", lambda _index, name=parameter: self._onChosen(name))
@@ -31,6 +32,10 @@ class InputsSection(base.Section):
     def _onChosen(self, parameter):
         if self.state is not None:
             setattr(self.state, parameter, base.chosenValue(self.combos[parameter]))
+
+    def _onModelFile(self, path):
+        if self.state is not None and self.state.modelFile != path:
+            self.state.modelFile = path
 
     def _fillDevices(self, devices):
         rows = [("auto", _("the first graphics card, else the processor")), ("cpu", _("the processor"))]
@@ -48,5 +53,7 @@ class InputsSection(base.Section):
             return
         for parameter, combo in self.combos.items():
             base.chooseValue(combo, getattr(state, parameter))
+        if self.ui.modelFileEdit.currentPath != state.modelFile:
+            self.ui.modelFileEdit.setCurrentPath(state.modelFile)
         preset = self.presets.get(state.preset)
         self.ui.presetHelpLabel.setText(preset.help if preset else _("This preset is not installed here."))

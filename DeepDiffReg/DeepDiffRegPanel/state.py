@@ -106,6 +106,7 @@ class DeepDiffRegState:
     movingMask: Structures
     preset: str = "default"
     method: str = AS_PRESET
+    modelFile: str = ""
     transformModel: str = AS_PRESET
     similarity: str = AS_PRESET
     device: str = "auto"
@@ -167,6 +168,8 @@ def configOf(state) -> dict:
     changes = {"device": state.device or "auto", "schedule": _schedule(config.schedule, state.quality)}
     if state.method:
         changes["method"] = state.method
+    if state.modelFile:
+        changes |= {"model": state.modelFile, "method": state.method or "feedforward"}
     # Options of the preset belong to the preset's own choice; another one starts from its defaults.
     if state.transformModel and state.transformModel != config.transform.name:
         changes["transform"] = Choice(state.transformModel)

@@ -1,5 +1,7 @@
 """Reasons not to run, found before any work and told in one line."""
 
+import pathlib
+
 from slicer.i18n import tr as _
 
 from . import packages
@@ -16,6 +18,15 @@ def reasonNotToRun(fixed, moving):
     if fixed is moving:
         return _("Fixed and moving are the same volume; choose two.")
     return unusable(fixed) or unusable(moving)
+
+
+def reasonAgainstModel(method, modelFile):
+    """Why a method cannot be run with this model file, or an empty text."""
+    if modelFile and not pathlib.Path(modelFile).is_file():
+        return _("The model file {name} does not exist.").format(name=modelFile)
+    if method == "feedforward" and not modelFile:
+        return _("The method feedforward needs a model file (Inputs, Advanced).")
+    return ""
 
 
 def unusable(volume):

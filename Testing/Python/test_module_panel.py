@@ -32,6 +32,22 @@ def test_run_says_why_it_cannot(widget):  # noqa: F811
     assert not ui.updateButton.enabled and "Run first" in ui.updateButton.toolTip
 
 
+def test_a_network_needs_its_model_file(widget, tmp_path):  # noqa: F811
+    from DeepDiffRegPanel.state import configOf
+
+    ui, state = widget.ui, widget.panel.state
+    state.fixedVolume, state.movingVolume = volume("one"), volume("two")
+    state.method = "feedforward"
+    assert not ui.runButton.enabled and "model file" in ui.runButton.toolTip
+    ui.modelFileEdit.setCurrentPath(str(tmp_path / "none.safetensors"))
+    assert "does not exist" in ui.runButton.toolTip
+    (tmp_path / "net.safetensors").touch()
+    ui.modelFileEdit.setCurrentPath(str(tmp_path / "net.safetensors"))
+    assert ui.runButton.enabled
+    state.method = ""
+    assert (configOf(state)["method"], configOf(state)["model"]) == ("feedforward", state.modelFile)
+
+
 def test_missing_packages_are_named(widget, monkeypatch):  # noqa: F811
     from DeepDiffRegWork import packages
 
