@@ -30,7 +30,7 @@ LARGEST_TURN_DEG = 60.0
 LARGEST_SHIFT = 0.1
 GRAYS = 255
 FOREGROUND = 1
-_ATTEMPTS = 400
+_ATTEMPTS, _RESTARTS = 400, 40
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def make_shapes(seed: int = 2018, number: int = 0, size: int = 200, *, inner: in
         raise InputError(f"make_shapes(): 'inner' and 'outer' must not be negative, got {inner} and {outer}")
     rng = np.random.default_rng([seed, number])
     points = _points(size)
-    for _ in range(_ATTEMPTS):
+    for _ in range(_RESTARTS):
         drawn = _draw(rng, points, inner, outer)
         if drawn is not None:
             return _paint(rng, drawn, size, inner)

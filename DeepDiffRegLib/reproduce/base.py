@@ -71,11 +71,11 @@ class Outcome:
 
 
 class Experiment(ABC):
-    """A published experiment that needs no private data. seed: None means ``SEED``; workers: processes to use."""
+    """A published experiment that needs no private data. seed: None means ``SEED``; workers: processes beside this one."""
 
     SEED = 2018
 
-    def __init__(self, seed: int | None = None, workers: int = 1):
+    def __init__(self, seed: int | None = None, workers: int = 0):
         self.seed = self.SEED if seed is None else seed
         self.workers = workers
 
@@ -97,7 +97,7 @@ def tell(progress: Progress, stage: str, fraction: float) -> None:
 def each(
     job: Callable[[int], Found], count: int, workers: int, stage: str, progress: Progress, span: tuple[float, float]
 ) -> list[Found]:
-    """job(0) .. job(count - 1), in order. workers: processes of one thread each; 1 works in this one.
+    """job(0) .. job(count - 1), in order. workers: processes of one thread each; 0 works in this one.
 
     job: importable by name (or a ``functools.partial`` of such), as other processes must load it. span: the share of the
     whole experiment, for the progress bar. Small 2-D pairs gain nothing from threads, so cases run side by side instead.
@@ -107,12 +107,13 @@ def each(
         tell(progress, f"{stage} {done}/{count}", span[0] + (span[1] - span[0]) * done / count)
 
     advance(0)
-    if workers <= 1 or count <= 1:
+    if workers == 0:
         found = []
         for number in range(count):
             found.append(job(number))
             advance(number + 1)
         return found
+    before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, count), multiprocessing.get_context("spawn"), _one_thread) as pool:
         running = {pool.submit(job, number): number for number in range(count)}
         waiting, done = set(running), 0
@@ -125,8 +126,9 @@ def each(
                 if finished or progress.cancelled():
                     advance(done)
         except BaseException:
+            own = set(multiprocessing.active_children()) - before
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(pool._processes.values()):
+            for process in own:
                 process.terminate()
             raise
         return [future.result() for future in running]

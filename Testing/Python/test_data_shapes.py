@@ -124,4 +124,4 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(InputError, match="not be negative"):
         make_shapes(size=64, inner=-1)
     with pytest.raises(InputError, match="do not fit"):
-        make_shapes(size=32, inner=12)
+        make_shapes(size=32, inner=30)

@@ -55,7 +55,8 @@ def test_constant_weights_need_no_source_term():
     assert np.abs(rdmm_energy.drift(flow)).max() < 1e-5
 
 
-def test_predefined_on_one_tiny_pair(tmp_path):
+def test_predefined_on_one_tiny_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(rdmm_predefined, "ITERATIONS", (20, 8))
     outcome = rdmm_predefined.RDMMPredefined().judge(1, SIZE, tmp_path, Progress())
     found = by_name(outcome)
     assert found["mean Dice of the region, RDMM"].value > 0.93
@@ -66,7 +67,7 @@ def test_predefined_on_one_tiny_pair(tmp_path):
 
 
 def test_optimised_on_one_tiny_pair(tmp_path):
-    plan = rdmm_optimised.Plan(1, SIZE, (15, 15, 0), (0.0, 2.5))
+    plan = rdmm_optimised.Plan(1, SIZE, (15, 10, 0), (0.0, 2.5))
     outcome = rdmm_optimised.RDMMOptimised().judge(plan, tmp_path, Progress())
     found = by_name(outcome)
     for method in rdmm_optimised.METHODS:
@@ -109,7 +110,7 @@ def square(number: int) -> int:
     return number * number
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_each_keeps_the_order(workers):
     assert each(square, 4, workers, "square", Progress(), (0.0, 1.0)) == [0, 1, 4, 9]
 
@@ -118,7 +119,7 @@ def raise_late(number: int) -> int:
     raise ValueError(f"case {number}")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_each_passes_errors_on(workers):
     with pytest.raises(ValueError, match="case"):
         each(raise_late, 2, workers, "bad", Progress(), (0.0, 1.0))
@@ -131,4 +132,4 @@ def test_each_can_be_cancelled():
                 self.cancel()
 
     with pytest.raises(Cancelled):
-        each(square, 4, 1, "square", AfterTwo(), (0.0, 1.0))
+        each(square, 4, 0, "square", AfterTwo(), (0.0, 1.0))
