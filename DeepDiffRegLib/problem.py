@@ -188,8 +188,8 @@ def parallel_grid(moving: Geometry, fixed: Geometry, world: np.ndarray) -> Geome
     """
     left, _, right = np.linalg.svd(world[:-1, :-1] @ fixed.rotation)
     axes, spacing = left @ right, np.array(fixed.spacing_mm)
-    corners = _corners_mm(moving) @ axes
-    reached = (_corners_mm(fixed) @ world[:-1, :-1].T + world[:-1, -1]) @ axes
+    corners = corners_mm(moving) @ axes
+    reached = (corners_mm(fixed) @ world[:-1, :-1].T + world[:-1, -1]) @ axes
     low = np.maximum(corners.min(0), reached.min(0) - REACH_MM)
     high = np.minimum(corners.max(0), reached.max(0) + REACH_MM)
     size = np.maximum(np.ceil((high - low) / spacing - 1e-6), 2).astype(int)
@@ -197,6 +197,6 @@ def parallel_grid(moving: Geometry, fixed: Geometry, world: np.ndarray) -> Geome
     return Geometry(tuple(int(n) for n in size), fixed.spacing_mm, tuple(axes @ first), axes.tolist())
 
 
-def _corners_mm(geometry: Geometry) -> np.ndarray:
+def corners_mm(geometry: Geometry) -> np.ndarray:
     """Outer corners of the grid's border voxels, (2^d, d) mm."""
     return geometry.to_world(np.array(list(np.ndindex(*(2,) * geometry.ndim))) * np.array(geometry.size) - 0.5)

@@ -9,6 +9,8 @@ from .alignment import Alignment, best_alignment, match_blocks, match_edges
 from .base import Context, Finding, graded
 
 FLIP_MARGIN = 0.06
+PIECE = 2**15
+"""Voxels counted at a time: histograms need no more scratch memory than this."""
 
 
 def compute(context: Context) -> list[Finding]:
@@ -157,8 +159,9 @@ def _information(context: Context) -> Finding:
 def normalized_mutual_information(first: np.ndarray, second: np.ndarray, bins: int = 32) -> float:
     """2 I(A; B) / (H(A) + H(B)) from a joint histogram of values in [0, 1]."""
     joint = np.zeros(bins * bins)
-    for pair in zip(first, second):
-        row, column = ((np.clip(v, 0, 1) * (bins - 1) + 0.5).astype(np.int64).ravel() for v in pair)
+    pieces = max(1, first.size // PIECE)
+    for pair in zip(*(np.array_split(values.ravel(), pieces) for values in (first, second))):
+        row, column = ((np.clip(v, 0, 1) * (bins - 1) + 0.5).astype(np.int64) for v in pair)
         joint += np.bincount(row * bins + column, minlength=bins * bins)
     joint = (joint / first.size).reshape(bins, bins)
     entropies = [_entropy(p) for p in (joint.sum(0), joint.sum(1), joint.ravel())]

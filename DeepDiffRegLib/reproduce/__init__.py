@@ -1,4 +1,4 @@
-"""Published experiments that need no private data: one file each, with limits set before anything was measured."""
+"""Published experiments that need no private data: one file each, numbers held against limits."""
 
 from ..registry import Entry, Registry
 

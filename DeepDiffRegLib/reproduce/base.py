@@ -1,4 +1,4 @@
-"""What every experiment is: something that runs, draws figures and measures criteria with limits that were set before."""
+"""What every experiment is: something that runs, draws figures and holds numbers against limits."""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ METHODS = ("vsvf", "lddmm", "rdmm")
 EDGE_MM = 3.0
 LOWEST = 0.1
 """The share of pixels with the lowest sigma that is looked for near edges."""
+LEAST_CONCENTRATION = 2.0
+"""Our own measure and limit, chosen after a look at pair 8, which had 2.7 to 3.5 with several settings."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,13 @@ class RDMMOptimised(Experiment):
         criteria = (
             *(Criterion(f"mean Dice of objects, {m}", accuracy[m], "", ">=", 0.95) for m in METHODS),
             Criterion("largest difference of these", max(accuracy.values()) - min(accuracy.values()), "", "<=", 0.02),
-            Criterion("lowest tenth of sigma: density at edges over mean density", concentration, "", ">=", 2.0),
+            Criterion(
+                "lowest tenth of sigma: density at edges over mean density",
+                concentration,
+                "",
+                ">=",
+                LEAST_CONCENTRATION,
+            ),
             Criterion("least rise of mean sigma with the next OMT weight", min(np.diff(sigmas)), "mm", ">=", 0.0),
         )
         tell(progress, "figures", 0.96)

@@ -1,128 +1,15 @@
-"""Fused CPU kernels of shooting: 3-D, float32, all threads. They compute what ``_shooting_rhs`` and ``trace_step`` compute.
+"""Fused CPU kernels that follow voxels through velocities: 3-D, float32, all threads.
 
-Arrays are (3, Z, Y, X), components x, y, z; every axis has at least 4 voxels.
+They compute what ``_shooting_path.trace_step`` and its automatic derivative compute (a test compares them). Arrays are
+(3, Z, Y, X), components x, y, z; every axis has at least 2 voxels.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit, prange
 
 from ..geometry._fused_fields import _look_up
 from ..geometry._fused_sampling import FAST, OPTIONS, F, _trilinear, _weights
-
-
-@njit(fastmath=FAST, cache=True)
-def _mirror(i, n):
-    """Index in a field mirrored at its outer faces, and -1 where it was mirrored, else 1."""
-    if i < 0:
-        return -1 - i, F(-1)
-    if i >= n:
-        return 2 * n - 1 - i, F(-1)
-    return i, F(1)
-
-
-@njit(fastmath=FAST, cache=True)
-def _around(i, n):
-    """The four neighbors i-2, i-1, i+1, i+2 and their signs in an odd continuation."""
-    a, sa = _mirror(i - 2, n)
-    b, sb = _mirror(i - 1, n)
-    c, sc = _mirror(i + 1, n)
-    d, sd = _mirror(i + 2, n)
-    return (a, b, c, d), (sa, sb, sc, sd)
-
-
-@njit(fastmath=FAST, cache=True)
-def _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, odd_x, near, far, sign, out):
-    px, py, pz = m[0, z, y, x], m[1, z, y, x], m[2, z, y, x]
-    rx, ry, rz = F(0), F(0), F(0)
-    weights = (F(1), F(-1), F(1), F(-1))
-    for k in range(4):
-        factor = near[0] if k == 1 or k == 2 else far[0]
-        f = weights[k] * factor
-        i = at_x[k]
-        a, b, c = v[0, z, y, i], v[1, z, y, i], v[2, z, y, i]
-        g = f * odd_x[k] * a
-        rx -= g * m[0, z, y, i] + f * (px * a + py * b + pz * c)
-        ry -= g * m[1, z, y, i]
-        rz -= g * m[2, z, y, i]
-        factor = near[1] if k == 1 or k == 2 else far[1]
-        f = weights[k] * factor
-        j = at_y[k]
-        a, b, c = v[0, z, j, x], v[1, z, j, x], v[2, z, j, x]
-        g = f * odd_y[k] * b
-        rx -= g * m[0, z, j, x]
-        ry -= g * m[1, z, j, x] + f * (px * a + py * b + pz * c)
-        rz -= g * m[2, z, j, x]
-        factor = near[2] if k == 1 or k == 2 else far[2]
-        f = weights[k] * factor
-        h = at_z[k]
-        a, b, c = v[0, h, y, x], v[1, h, y, x], v[2, h, y, x]
-        g = f * odd_z[k] * c
-        rx -= g * m[0, h, y, x]
-        ry -= g * m[1, h, y, x]
-        rz -= g * m[2, h, y, x] + f * (px * a + py * b + pz * c)
-    out[0, z, y, x], out[1, z, y, x], out[2, z, y, x] = sign * rx, sign * ry, sign * rz
-
-
-@njit(fastmath=FAST, cache=True)
-def _coadjoint_plane(m, v, z, near, far, sign, out):
-    _, nz, ny, nx = m.shape
-    one = (F(1), F(1), F(1), F(1))
-    at_z, odd_z = _around(z, nz)
-    for y in range(ny):
-        at_y, odd_y = _around(y, ny)
-        for x in (0, 1, nx - 2, nx - 1):
-            at_x, odd_x = _around(x, nx)
-            _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, odd_x, near, far, sign, out)
-        for x in range(2, nx - 2):
-            at_x = (x - 2, x - 1, x + 1, x + 2)
-            _coadjoint_at(m, v, z, y, x, at_z, odd_z, at_y, odd_y, at_x, one, near, far, sign, out)
-
-
-@njit(**OPTIONS)
-def coadjoint(m, v, near, far, sign, out):
-    """out = sign (-div(m (x) v) - (Dv)^T m); near, far: (3,) stencil weights 8/12 and 1/12 over the spacing."""
-    for z in prange(m.shape[1]):
-        _coadjoint_plane(m, v, z, near, far, sign, out)
-
-
-@njit(fastmath=FAST, cache=True)
-def _along_at(v, w, z, y, x, at_z, at_y, at_x, near, far, out):
-    weights = (F(1), F(-1), F(1), F(-1))
-    a0, a1, a2 = v[0, z, y, x], v[1, z, y, x], v[2, z, y, x]
-    b0, b1, b2 = w[0, z, y, x], w[1, z, y, x], w[2, z, y, x]
-    for c in range(3):
-        total = F(0)
-        for k in range(4):
-            inner = k == 1 or k == 2
-            f = weights[k] * (near[0] if inner else far[0])
-            total += f * (a0 * w[c, z, y, at_x[k]] - b0 * v[c, z, y, at_x[k]])
-            f = weights[k] * (near[1] if inner else far[1])
-            total += f * (a1 * w[c, z, at_y[k], x] - b1 * v[c, z, at_y[k], x])
-            f = weights[k] * (near[2] if inner else far[2])
-            total += f * (a2 * w[c, at_z[k], y, x] - b2 * v[c, at_z[k], y, x])
-        out[c, z, y, x] = total
-
-
-@njit(fastmath=FAST, cache=True)
-def _along_plane(v, w, z, near, far, out):
-    _, nz, ny, nx = v.shape
-    at_z, _ = _around(z, nz)
-    for y in range(ny):
-        at_y, _ = _around(y, ny)
-        for x in (0, 1, nx - 2, nx - 1):
-            at_x, _ = _around(x, nx)
-            _along_at(v, w, z, y, x, at_z, at_y, at_x, near, far, out)
-        for x in range(2, nx - 2):
-            _along_at(v, w, z, y, x, at_z, at_y, (x - 2, x - 1, x + 1, x + 2), near, far, out)
-
-
-@njit(**OPTIONS)
-def along(v, w, near, far, out):
-    """out = (v . D) w - (w . D) v."""
-    for z in prange(v.shape[1]):
-        _along_plane(v, w, z, near, far, out)
 
 
 @njit(fastmath=FAST, cache=True)
@@ -243,9 +130,3 @@ def trace_pull_back(u, start, middle, end, scale, dt, force, push_start, push_mi
             _pull_back_plane(
                 u, start, middle, end, scale, dt, force, push_start[part], push_middle[part], push_end[part], z
             )
-
-
-def stencil(near: float, far: float, spacing) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the kernels above, (3,) float32 each."""
-    spacing = np.asarray(spacing, dtype=np.float64)
-    return (near / spacing).astype(np.float32), (far / spacing).astype(np.float32)

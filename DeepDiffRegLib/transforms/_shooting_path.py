@@ -17,7 +17,6 @@ import torch
 from ..errors import RegistrationError
 from ..geometry.sampling import identity_index, sample
 from ._shooting_metric import ConstantFlow, RegionalFlow, State
-from ._shooting_rhs import array, is_fused
 
 COURANT = 1.0
 """Voxels, summed over the axes, that a time step may move; Runge-Kutta 4 with these differences is stable to 2."""
@@ -129,7 +128,7 @@ class Shooting:
     def _follow(self, path: Path, starts: range, sign: float) -> list[torch.Tensor]:
         first = path.velocities[0]
         ways, dt = [torch.zeros_like(first[None])], sign * 2 / path.steps
-        fused = is_fused(first)
+        fused = _is_fused(first)
         identity = None if fused else identity_index(tuple(first.shape[1:]), first.device, first.dtype)
         for k in starts:
             nodes = [path.node(k + int(sign) * i) for i in range(3)]
@@ -143,7 +142,7 @@ class Shooting:
         from ._fused_shooting import trace_step as fused_step
 
         out = torch.empty_like(u)
-        fused_step(array(u[0]), *map(array, nodes), self._per_voxel, np.float32(dt), out[0].numpy())
+        fused_step(_array(u[0]), *map(_array, nodes), self._per_voxel, np.float32(dt), out[0].numpy())
         return out
 
     def pull_back(self, path: Path, force: torch.Tensor, energy: float = 0.0) -> State:
@@ -170,7 +169,7 @@ class Shooting:
 
     def _through_trace(self, path: Path, force: torch.Tensor) -> list[torch.Tensor]:
         """dE/dv (mm) at every stored velocity."""
-        if is_fused(path.velocities[0], force[0]):
+        if _is_fused(path.velocities[0], force[0]):
             return self._through_fused_trace(path, force)
         identity = identity_index(tuple(force.shape[2:]), force.device, force.dtype)
         pushes = [torch.zeros_like(v) for v in path.velocities]
@@ -206,7 +205,7 @@ class Shooting:
             stationary = len(pushes) == 1
             end, middle, start = (ahead,) * 3 if stationary else (ahead, room(), room())
             trace_pull_back(
-                array(path.backward[number][0]), *map(array, nodes), self._per_voxel, np.float32(-2 / path.steps),
+                _array(path.backward[number][0]), *map(_array, nodes), self._per_voxel, np.float32(-2 / path.steps),
                 force.numpy(), start.numpy(), middle.numpy(), end.numpy(),
             )  # fmt: skip
             if not stationary:
@@ -247,3 +246,15 @@ def _moved(state: State, rates: State, dt: float) -> State:
 def _column(values, like: torch.Tensor) -> torch.Tensor:
     """d numbers shaped (1, d, 1, ...)."""
     return torch.as_tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, *(1,) * (like.ndim - 2))
+
+
+def _is_fused(*fields: torch.Tensor) -> bool:
+    """Whether the fused kernels apply: (3, Z, Y, X), float32, CPU, at least 2 voxels per axis."""
+    first = fields[0]
+    plain = all(f.device.type == "cpu" and f.dtype == torch.float32 for f in fields)
+    return plain and first.ndim == 4 and first.shape[0] == 3 and min(first.shape[1:]) >= 2
+
+
+def _array(field: torch.Tensor) -> np.ndarray:
+    """A contiguous NumPy view (or copy) for the fused kernels."""
+    return field.detach().contiguous().numpy()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 NEAR, FAR = 8 / 12, 1 / 12
@@ -40,12 +39,6 @@ def _stencil(values: torch.Tensor, axis: int, spacing: float, parity: float) -> 
 
 def coadjoint(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """-div(m (x) v) - (Dv)^T m: component i is sum_j D_j^T(m_i v_j) - sum_j m_j D_i v_j; (d, *shape)."""
-    if is_fused(m, v):
-        from . import _fused_shooting as fused
-
-        out = torch.empty_like(m, memory_format=torch.contiguous_format)
-        fused.coadjoint(array(m), array(v), *fused.stencil(NEAR, FAR, spacing), np.float32(1), out.numpy())
-        return out
     out = torch.zeros_like(m, memory_format=torch.contiguous_format)
     for j in range(m.shape[0]):
         axis = m.ndim - 1 - j
@@ -56,12 +49,6 @@ def coadjoint(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> tor
 
 def along(v: torch.Tensor, w: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """(v . D) w - (w . D) v: the derivative of ``coadjoint`` with respect to m, transposed; (d, *shape)."""
-    if is_fused(v, w):
-        from . import _fused_shooting as fused
-
-        out = torch.empty_like(v, memory_format=torch.contiguous_format)
-        fused.along(array(v), array(w), *fused.stencil(NEAR, FAR, spacing), out.numpy())
-        return out
     out = torch.zeros_like(v, memory_format=torch.contiguous_format)
     for j in range(v.shape[0]):
         axis = v.ndim - 1 - j
@@ -104,15 +91,3 @@ def epdiff(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> torch.
 def gradient(h: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """D h: (N, d, *shape) of scalars (N, *shape), differentiable."""
     return _Gradient.apply(h, tuple(spacing))
-
-
-def is_fused(*fields: torch.Tensor) -> bool:
-    """Whether the fused kernels apply: (3, Z, Y, X), float32, CPU, at least 4 voxels per axis."""
-    first = fields[0]
-    plain = all(f.device.type == "cpu" and f.dtype == torch.float32 for f in fields)
-    return plain and first.ndim == 4 and first.shape[0] == 3 and min(first.shape[1:]) >= 4
-
-
-def array(field: torch.Tensor) -> np.ndarray:
-    """A contiguous NumPy view (or copy) for the fused kernels."""
-    return field.detach().contiguous().numpy()

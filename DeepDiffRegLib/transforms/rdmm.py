@@ -160,15 +160,13 @@ class RDMMModel(ShootingModel):
             return [wanted[0], torch.autograd.grad(total, delta)[0]]
 
     def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        before = self._fade()
+        """As every shooting model; each ``REFRESH`` steps the penalties change, and the line search is told by how much."""
+        self.displacement()
+        renewed = self._search is not None and (self._accepted_steps + 1) % REFRESH == 0
+        before = sum(self._own_terms().values()) if renewed else 0.0
         self._accepted_steps += 1
-        if self.free and self._fade() != before and self._search is not None:
-            self.displacement()
-            new = sum(self._own_terms().values())
-            self._accepted_steps -= 1
-            change = new - sum(self._own_terms().values())
-            self._accepted_steps += 1
-            self._search.forget(change)
+        if renewed:
+            self._search.forget(sum(self._own_terms().values()) - before)
         super().step(force, prompt_force)
 
     def _resumed(self, transform: ShootingTransform) -> Block:

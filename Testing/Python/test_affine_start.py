@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from DeepDiffRegLib.data.phantoms import make_pair
 from DeepDiffRegLib.descent import term_force
 from DeepDiffRegLib.errors import ConfigError
 from DeepDiffRegLib.geometry.grid import Geometry
-from DeepDiffRegLib.problem import Problem, parallel_grid
+from DeepDiffRegLib.problem import REACH_MM, Problem, corners_mm, parallel_grid
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.result import Status
 from DeepDiffRegLib.session import RegistrationSession
@@ -144,8 +146,23 @@ def test_parallel_grid_covers_the_scan_along_the_turned_axes(oblique_geometry):
     grid = parallel_grid(oblique_geometry, fixed, world)
     np.testing.assert_allclose(grid.rotation, turn(20.0, 3) @ fixed.rotation, atol=1e-9)
     assert grid.spacing_mm == fixed.spacing_mm
-    corners = np.array(list(np.ndindex(2, 2, 2))) * np.array(oblique_geometry.size) - 0.5
-    assert grid.contains(oblique_geometry.to_world(corners) * (1 - 1e-9)).all()
+    center = world[:3, :3] @ fixed.center_mm
+    near = replace(
+        oblique_geometry, origin_mm=tuple(np.array(oblique_geometry.origin_mm) + center - oblique_geometry.center_mm)
+    )
+    grid, corners = parallel_grid(near, fixed, world), corners_mm(near)
+    assert grid.contains(corners - 1e-9 * (corners - corners.mean(0))).all()
+
+
+def test_parallel_grid_ends_where_the_map_cannot_reach():
+    """A scan much larger than the fixed grid: descriptors only around the place where the start puts that grid."""
+    fixed = GRID[3]
+    large = Geometry.identity((400, 400, 400), 2.0)
+    world = np.eye(4)
+    world[:3, 3] = 300.0
+    grid, reached = parallel_grid(large, fixed, world), corners_mm(fixed) + 300.0
+    assert grid.contains(reached).all()
+    np.testing.assert_allclose(grid.extent_mm, np.ptp(reached @ grid.rotation, axis=0) + 2 * REACH_MM, atol=max(fixed.spacing_mm))
 
 
 def test_descriptors_do_not_depend_on_the_moving_grid():

@@ -67,7 +67,7 @@ def test_predefined_on_one_tiny_pair(tmp_path, monkeypatch):
 
 
 def test_optimised_on_one_tiny_pair(tmp_path):
-    plan = rdmm_optimised.Plan(1, SIZE, (15, 10, 0), (0.0, 2.5))
+    plan = rdmm_optimised.Plan(1, SIZE, (12, 8, 0), (0.0, 2.5))
     outcome = rdmm_optimised.RDMMOptimised().judge(plan, tmp_path, Progress())
     found = by_name(outcome)
     for method in rdmm_optimised.METHODS:

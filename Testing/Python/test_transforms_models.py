@@ -280,11 +280,15 @@ RECOVERY = {
 """Per model: what moves the phantom, and the share of the error that may be left."""
 
 
+ITERATIONS = dict.fromkeys(("vsvf", "lddmm", "rdmm"), (14, 5))
+"""Models with a line search need fewer."""
+
+
 def solve(phantom, name: str, **options):
     config = Config(
         start=Start(initial="identity", transform="none"),
         transform=Choice(name, options),
-        schedule=Schedule((2, 1), (60, 20), tolerance=0.0),
+        schedule=Schedule((2, 1), ITERATIONS.get(name, (60, 20)), tolerance=0.0),
         preprocess=Preprocess(crop=name not in LINEAR),
     )
     return RegistrationSession(phantom.pair, config).run()

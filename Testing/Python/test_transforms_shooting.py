@@ -286,13 +286,6 @@ def test_a_flow_that_is_too_fast_is_refused(spoil):
 BOX, BOX_SPACING = (9, 12, 11), (1.0, 1.4, 0.8)
 
 
-def test_fused_right_hand_sides_equal_torch():
-    m, v = torch.randn(2, 3, *BOX)
-    for function in (coadjoint, along):
-        expected = function(m.double(), v.double(), BOX_SPACING)
-        torch.testing.assert_close(function(m, v, BOX_SPACING).double(), expected, rtol=0, atol=2e-5)
-
-
 @pytest.mark.parametrize("stationary", [False, True])
 def test_fused_tracing_and_its_derivative_equal_torch(stationary):
     """With velocities that carry voxels across the border, where positions are clamped."""
