@@ -295,7 +295,7 @@ def saveAndReopen(test, widget):
     state.updateLive = False
     addLandmarks(state, off=4.0)
     state.preset, state.layerSpacingMm = "fast", 9.0
-    before = residual(widget)
+    before, found = residual(widget), logic.judged["findings"]
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "scene.mrb")
         test.assertTrue(slicer.util.saveScene(path))
@@ -305,6 +305,8 @@ def saveAndReopen(test, widget):
     test.assertEqual(state.layerSpacingMm, 9.0)
     test.assertEqual(state.fixedVolume.GetName(), "fixed")
     test.assertTrue(logic.hasMap)
+    test.assertEqual(logic.judged["findings"], found)
+    test.assertGreater(ui.findingsTable.rowCount, 0)
     test.assertLess(abs(residual(widget) - before), 0.1)
     ui.updateButton.click()
     waitFor(test, lambda: logic.judged is not None and not logic.busy, "the update of the reopened scene")

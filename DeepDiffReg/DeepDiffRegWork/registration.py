@@ -69,7 +69,7 @@ class Registration(VTKObservationMixin):
         self.progress = None
         self.livePreview = True
         self.previewVolume = None
-        self.judged = None
+        self.judged = record.judged_of(self.outputs.transform)
         self.history = {"steps": [], "current": 0}
         self._loaded = self._solved = False
         self._finished = self.outputs.transform is not None
@@ -222,6 +222,7 @@ class Registration(VTKObservationMixin):
         data["step"] -= self._first
         data["steps"] -= self._first
         self._showMap(data["map"])
+        record.clear(self.outputs.transform)
         self._solved = self._finished = True
         if self.phase == "running":
             self.phase = "judging"

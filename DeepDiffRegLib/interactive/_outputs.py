@@ -46,10 +46,11 @@ def judgement(result: Result, prompts: PromptSet | None, map_error_mm: dict[str,
     context = Context.of(result)
     jacobian = Image(context.jacobian.to(torch.float32), result.pair.fixed.geometry)
     record = result_summary(result)
+    rows = segments(record["findings"])
     return {
         "verdict": record["verdict"],
         "findings": [_row(finding) for finding in record["findings"]],
-        "segments": segments(record["findings"]),
+        "segments": rows,
         "warnings": record["warnings"],
         "inverse_error_mm": record["inverse_error_mm"],
         "jacobian": scan_of(jacobian, "jacobian"),
@@ -58,6 +59,7 @@ def judgement(result: Result, prompts: PromptSet | None, map_error_mm: dict[str,
         "record": {
             **{k: v for k, v in record.items() if k != "files"},
             "map_error_mm": map_error_mm,
+            "segments": rows,
             "prompts": _prompts(prompts),
         },
     }
