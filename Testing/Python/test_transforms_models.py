@@ -89,7 +89,7 @@ class TestEveryModel:
         points = coarse.to_world(index)
         moved, largest = before.map_points(points), float(mm(model).abs().max())
         assert largest > 0.5
-        np.testing.assert_allclose(model.finish().map_points(points), moved, atol=0.04 * largest)
+        np.testing.assert_allclose(model.finish().map_points(points), moved, atol=0.05 * largest)
 
     def test_the_finished_map_is_what_was_optimised(self, name, ndim):
         model, _ = moved_model(name, ndim)
