@@ -298,5 +298,5 @@ def carried(field: torch.Tensor, source: Geometry, target: Geometry) -> torch.Te
         return field
     resized = source.resized(target.size)
     if resized.same_grid(target) and all(a <= b for a, b in zip(source.size, target.size)):
-        return along_axes(field, refinement(source, target, field), from_last=False)
+        return along_axes(field, refinement(source, target, field, cubic=True), from_last=False)
     return resample(field[None], source, target)[0]

@@ -229,19 +229,23 @@ def _kept(symbol: Symbol, bases, tolerance: float) -> tuple[list[torch.Tensor], 
     return modes, symbol(total)
 
 
-def interpolation_matrix(source: int, target: int) -> torch.Tensor:
-    """(target, source) float64: cubic convolution between two samplings of one interval with the same outer faces.
+def interpolation_matrix(source: int, target: int, cubic: bool = False) -> torch.Tensor:
+    """(target, source) float64: interpolation between two samplings of one interval with the same outer faces.
 
-    Keys, 1981 (a = -1/2), positions clamped to the outermost source samples. Rows sum to 1; equal sizes give the identity.
+    Positions are clamped to the outermost source samples. Linear, which cannot fold a displacement that is whole on the source
+    grid, or by cubic convolution (Keys, 1981, a = -1/2). Rows sum to 1; equal sizes give the identity.
     """
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
     base = position.floor()
     matrix = torch.zeros(target, source, dtype=torch.float64)
     for tap in range(-1, 3):
         distance = (position - base - tap).abs()
-        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-        weight = torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+        if cubic:
+            near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+            far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+            weight = torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+        else:
+            weight = (1 - distance).clamp(min=0)
         index = (base + tap).clamp(0, source - 1).long()
         matrix[torch.arange(target), index] += weight
     return matrix

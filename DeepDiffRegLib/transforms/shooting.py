@@ -159,11 +159,11 @@ def rotated(field: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
 
 
 def refined(u: torch.Tensor, source: Geometry, target: Geometry) -> torch.Tensor:
-    """A displacement in voxels of ``source`` to voxels of ``target`` with the same outer faces, by cubic interpolation."""
+    """A displacement in voxels of ``source`` to voxels of ``target`` with the same outer faces, by linear interpolation."""
     ratio = np.array(source.spacing_mm) / np.array(target.spacing_mm)
     return along_axes(u, refinement(source, target, u), from_last=False).mul_(per_component(ratio, u))
 
 
-def refinement(source: Geometry, target: Geometry, like: torch.Tensor) -> list[torch.Tensor]:
-    """The interpolation of ``refined``, one matrix per tensor axis; transposed they are its adjoint."""
-    return [interpolation_matrix(a, b).to(like.device, like.dtype) for a, b in zip(source.shape, target.shape)]
+def refinement(source: Geometry, target: Geometry, like: torch.Tensor, cubic: bool = False) -> list[torch.Tensor]:
+    """Interpolation between two grids of one box, a matrix per tensor axis; transposed they are its adjoint."""
+    return [interpolation_matrix(a, b, cubic).to(like.device, like.dtype) for a, b in zip(source.shape, target.shape)]

@@ -1,7 +1,7 @@
 """Measure accuracy, time and memory: ``python Testing/Benchmarks/run.py``, or ``make bench``, which also installs the others.
 
     run.py                          everything; results/<date>-<part>.json and the section of the README
-    run.py --only kernels           one part: cases, kernels, growth (includes the comparison on a graphics card) or interactive
+    run.py --only kernels           one part: cases, kernels, growth (includes the comparison on a graphics card) or another of PARTS
     run.py --quick --output DIR     small sizes and one case, to see whether it runs; the README stays as it is
 
 Nothing here fails because something was slow. Exit 0 done, 2 when something is missing (one line says what).
@@ -56,6 +56,15 @@ def measure_interactive(plan: Plan, gpu: str | None) -> dict:
     return interactive.run(plan.interactive_size, plan.threads)
 
 
+def measure_slicer(plan: Plan, gpu: str | None) -> dict:
+    folder = Path(__file__).resolve().parent
+    views, memory = (
+        common.measure([sys.executable, str(folder / name)], plan.threads).json()
+        for name in ("slicer_views.py", "slicer_memory.py")
+    )
+    return {"views": views, "memory": memory}
+
+
 def measure_shooting(plan: Plan, gpu: str | None) -> dict:
     return shooting.run(plan.threads, plan.shooting_sizes, plan.large)
 
@@ -73,6 +82,7 @@ PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "growth": measure_growth,
     "shooting": measure_shooting,
     "interactive": measure_interactive,
+    "slicer": measure_slicer,
     "networks": measure_networks,
 }
 

@@ -37,6 +37,8 @@ def markdown() -> str:
         ("kernels", kernels_text),
         ("growth", growth_text),
         ("interactive", interactive_text),
+        ("slicer", slicer_text),
+        ("networks", networks_text),
     )
     results = [(maker, common.latest_result(kind)) for kind, maker in makers]
     return "\n\n".join(maker(result) for maker, result in results if result is not None)
@@ -214,13 +216,48 @@ def interactive_text(result: dict) -> str:
         ("settled", rows["settled_resting_s"]["median"], goals["settled_s"], "s"),
         ("cancel answered, median", cancel["median"], goals["cancel_s"], "s"),
         ("cancel answered, longest", cancel["longest"], goals["cancel_s"], "s"),
-        ("memory of the front end's process", rows["copies"]["own"], goals["copies"], "copies of the volume"),
     ]
+    return _goals(f"### Interactive use at {size}\n\n{_about(result['about'])}\n", measured)
+
+
+def slicer_text(result: dict) -> str:
+    """Views that follow a map, and what a registration adds to Slicer's process."""
+    views, gains = result["views"], result["memory"]["gain_in_copies_of_the_scan"]
+    live, final = (views[name] for name in ("live_preview", "final_map"))
+    measured = [
+        ("preview to one re-rendered slice view", live["update_and_render_one_view_ms"]["median"], 100, "ms"),
+        ("preview to three re-rendered slice views", live["update_and_render_three_views_ms"]["median"], None, "ms"),
+        ("final map to one re-rendered slice view", final["update_and_render_one_view_ms"]["median"], 100, "ms"),
+        ("final map to three re-rendered slice views", final["update_and_render_three_views_ms"]["median"], None, "ms"),
+        ("memory that a registration adds to the process", gains["private"], 3, "copies of the scan"),
+        ("the same with files of the worker that it maps", gains["resident"], None, "copies of the scan"),
+    ]
+    size = " x ".join(map(str, views["size"]))
+    return _goals(f"### In Slicer's scene and views at {size}\n\n{_about(result['about'])}\n", measured)
+
+
+def networks_text(result: dict) -> str:
+    """Forward passes beside the authors' programs."""
+    part = result["parts"][0]
     lines = [
-        f"### Interactive use at {size}\n\n{_about(result['about'])}\n",
-        "| what | measured | goal |",
-        "|---|---|---|",
+        f"### Networks, one forward pass at {' x '.join(map(str, part['shape']))} on the CPU\n\n{_about(result['about'])}\n",
+        "| network | variant | weights | s | Keras s | MB beyond the inputs |",
+        "|---|---|---|---|---|---|",
     ]
+    for row in part["rows"]:
+        keras = "" if row["keras_s"] is None else f"{row['keras_s']:g}"
+        seconds, memory = row["forward_s"]["median"], row["beyond_mb"]
+        lines.append(
+            f"| `{row['network']}` | {row['variant']} | {row['weights']:,} | {seconds:.2f} | {keras} | {memory:.0f} |"
+        )
+    return "\n".join(
+        [*lines, "", "Keras: the authors' programs on another day on the same kind of machine, as a reference."]
+    )
+
+
+def _goals(heading: str, measured: list[tuple[str, float, float | None, str]]) -> str:
+    """Rows of what, value, goal and unit."""
+    lines = [heading, "| what | measured | goal |", "|---|---|---|"]
     for what, value, goal, unit in measured:
         limit = "" if goal is None else f"at most {goal:g}: {'reached' if value <= goal else 'lost'}"
         lines.append(f"| {what} | {value:g} {unit} | {limit} |")

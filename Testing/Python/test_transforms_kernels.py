@@ -147,11 +147,19 @@ def test_axis_modes_are_orthonormal(n, ends):
 
 def test_refinement_is_exact_for_squares_inside_and_keeps_constants():
     """Cubic convolution reproduces quadratics away from the ends; the identity when nothing changes."""
-    matrix = interpolation_matrix(16, 32)
+    matrix = interpolation_matrix(16, 32, cubic=True)
     torch.testing.assert_close(matrix.sum(1), torch.ones(32, dtype=torch.float64))
     x, fine = torch.arange(16, dtype=torch.float64), (torch.arange(32, dtype=torch.float64) + 0.5) / 2 - 0.5
     torch.testing.assert_close((matrix @ x.square())[4:-4], fine.square()[4:-4])
     torch.testing.assert_close(interpolation_matrix(9, 9), torch.eye(9, dtype=torch.float64))
+
+
+def test_linear_refinement_stays_between_its_samples():
+    matrix = interpolation_matrix(10, 25)
+    assert float(matrix.min()) >= 0
+    torch.testing.assert_close(matrix.sum(1), torch.ones(25, dtype=torch.float64))
+    x = torch.arange(10, dtype=torch.float64)
+    torch.testing.assert_close(matrix @ x, ((torch.arange(25, dtype=torch.float64) + 0.5) * 0.4 - 0.5).clamp(0, 9))
 
 
 def test_matrices_along_axes():
