@@ -162,7 +162,9 @@ def test_parallel_grid_ends_where_the_map_cannot_reach():
     world[:3, 3] = 300.0
     grid, reached = parallel_grid(large, fixed, world), corners_mm(fixed) + 300.0
     assert grid.contains(reached).all()
-    np.testing.assert_allclose(grid.extent_mm, np.ptp(reached @ grid.rotation, axis=0) + 2 * REACH_MM, atol=max(fixed.spacing_mm))
+    np.testing.assert_allclose(
+        grid.extent_mm, np.ptp(reached @ grid.rotation, axis=0) + 2 * REACH_MM, atol=max(fixed.spacing_mm)
+    )
 
 
 def test_descriptors_do_not_depend_on_the_moving_grid():
