@@ -220,15 +220,19 @@ class ShootingModel(Model):
         return out + [s * g for s, g in zip(self._scales[1:], gradient[1:])]
 
     def _scale(self, gradient: Block) -> None:
-        """Fix the preconditioner's factors on the level's first gradient: steps of a sensible length."""
-        if self._scales is not None:
-            return
-        self._scales = [1.0] * len(gradient)
-        fastest = self._voxels_moved(self._precondition(gradient)[0])
-        self._scales[0] = FIRST_STEP_VOXELS / fastest if fastest > 0 else 1.0
-        for i, other in enumerate(gradient[1:], 1):
-            largest = float(other.abs().max())
-            self._scales[i] = self.first_weight_step / largest if largest > 0 else 1.0
+        """Fix the preconditioner's factors on the first gradients of the level that mean something: steps of a sensible length.
+
+        Without momentum the other parameters do nothing, and what their gradient shows is rounding: they wait.
+        """
+        if self._scales is None:
+            self._scales = [1.0] + [0.0] * (len(gradient) - 1)
+            fastest = self._voxels_moved(self._precondition(gradient)[0])
+            self._scales[0] = FIRST_STEP_VOXELS / fastest if fastest > 0 else 1.0
+        if bool(self._at[0].any()):
+            for i, other in enumerate(gradient[1:], 1):
+                largest = float(other.abs().max())
+                if self._scales[i] == 0 and largest > 0:
+                    self._scales[i] = self.first_weight_step / largest
 
     first_weight_step = 0.2
 
@@ -241,8 +245,8 @@ class ShootingModel(Model):
         return float((v / per_component(self._grid.spacing_mm, v[None])[0]).abs().max())
 
     def _adam_step(self, gradient: Block) -> Block:
+        self._scale(gradient)
         if self._adams is None:
-            self._scale(gradient)
             self._adams = [FieldAdam(g[None], (0.9, 0.99), 0.2) for g in gradient]
         out = []
         for i, (x, g, adam) in enumerate(zip(self._at, self._precondition(gradient), self._adams)):
