@@ -34,7 +34,7 @@ clean:  ## remove environments, caches and the demo's output
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "Python 3.10 to 3.13 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,test,slicer-tests]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,test,slicer-tests,training]' -c constraints.txt
 	@touch $@
 
 $(PEERS)/.ready: Testing/Benchmarks/peers.txt

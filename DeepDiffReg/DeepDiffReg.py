@@ -227,6 +227,10 @@ class DeepDiffRegLogic(ScriptedLoadableModuleLogic):
         """Have the worker write files of the current map; False when it holds none."""
         return self.registration is not None and self.registration.save(folder, what)
 
+    def way(self):
+        """The map on its way (``DeepDiffRegWork.way.Way``), None without a map; frames come with ``poll``."""
+        return self.registration.askForWay() if self.registration is not None else None
+
     def poll(self):
         """Apply the latest events to the nodes and return them. Called by the panel's timer, or by a script."""
         if self.registration is not None:
@@ -254,7 +258,8 @@ class DeepDiffRegLogic(ScriptedLoadableModuleLogic):
         from DeepDiffRegWork import preflight
 
         reason = preflight.reasonNotToRun(state.fixedVolume, state.movingVolume)
-        return reason or preflight.reasonAgainstModel(state.method, state.modelFile)
+        reason = reason or preflight.reasonAgainstModel(state.method, state.modelFile)
+        return reason or preflight.reasonAgainstStiffness(state)
 
     def adopt(self, state):
         """Take up the result that the scene holds; nothing is computed, the worker need not run."""

@@ -15,6 +15,9 @@ from typing import Any
 from .errors import ConfigError
 from .registry import nearest
 
+PRIORS = ("posterior", "none")
+MOST_FRAMES = 101
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -99,17 +102,48 @@ class PromptOptions:
 
 
 @dataclass(frozen=True)
+class NetworkOptions:
+    """What is made of the prediction of a probabilistic network; others have no such choice.
+
+    prior: ``posterior`` holds a refinement with transform ``svf`` to the predicted velocity, the tighter the surer the network
+    was; ``none`` only starts there. image_sigma: noise of the scans in [0, 1], which weighs them against that prior.
+    precision: of the smoothness prior in the refinement (None: that of the training, 0: without). samples: velocities that are
+    drawn for the maps of uncertainty (0: no maps).
+    """
+
+    prior: str = "posterior"
+    image_sigma: float = 0.02
+    precision: float | None = None
+    samples: int = 20
+
+    def __post_init__(self):
+        if self.prior not in PRIORS:
+            raise ConfigError(f"network.prior: unknown value {self.prior!r}{nearest(str(self.prior), PRIORS)}")
+        numbers = [self.image_sigma, 0.0 if self.precision is None else self.precision, self.samples]
+        if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in numbers):
+            raise ConfigError(f"network: image_sigma, precision and samples must be numbers, got {numbers}")
+        if not 0 < self.image_sigma < float("inf"):
+            raise ConfigError(f"network.image_sigma must be positive, got {self.image_sigma}")
+        if not 0 <= numbers[1] < float("inf"):
+            raise ConfigError(f"network.precision must not be negative, got {self.precision}")
+        if self.samples not in (0, *range(2, 256)):
+            raise ConfigError(f"network.samples must be 0 or 2 to 255, got {self.samples}")
+
+
+@dataclass(frozen=True)
 class Config:
     """The fully resolved configuration of one run: the four choices that compose, and where it runs.
 
     model: file with a network's weights, for methods that need one.
     half_precision: keep the features of similarities that compare descriptors (MIND) in 16 bits: less memory, some time.
+    intermediate: write the maps phi_t at this many times from 0 to 1, both included, and every stored velocity (0: none).
     """
 
     name: str = "default"
     help: str = ""
     method: str = "iterative"
     model: str | None = None
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     preprocess: Preprocess = field(default_factory=Preprocess)
     start: Start = field(default_factory=Start)
     transform: Choice = field(default_factory=lambda: Choice("diffeomorphic"))
@@ -122,6 +156,13 @@ class Config:
     seed: int = 0
     max_memory_gb: float | None = None
     half_precision: bool = False
+    intermediate: int = 0
+
+    def __post_init__(self):
+        if self.intermediate and not 2 <= self.intermediate <= MOST_FRAMES:
+            raise ConfigError(
+                f"intermediate: 0 or a number from 2 to {MOST_FRAMES} is needed, got {self.intermediate!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default spelled out."""
@@ -129,20 +170,10 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        return _build(cls, values, "config")
+        return build(cls, values, "config", _CONVERTERS)
 
     def replace(self, **changes) -> Config:
         return dataclasses.replace(self, **changes)
-
-
-_NESTED = {
-    (Config, "preprocess"): Preprocess,
-    (Config, "start"): Start,
-    (Config, "schedule"): Schedule,
-    (Config, "prompts"): PromptOptions,
-    (Start, "schedule"): Schedule,
-}
-_CHOICES = {(Config, "transform"), (Config, "similarity"), (Start, "similarity")}
 
 
 def choice(value: str | dict[str, Any] | Choice) -> Choice:
@@ -157,7 +188,17 @@ def choice(value: str | dict[str, Any] | Choice) -> Choice:
     return Choice(value["name"], {**value.get("options", {}), **rest}, float(value.get("weight", 1.0)))
 
 
-def _build(cls, values: dict[str, Any], where: str):
+def choices(values: list[str | dict[str, Any]]) -> tuple[Choice, ...]:
+    """Several of them."""
+    return tuple(choice(v) for v in values)
+
+
+def build(cls, values: dict[str, Any], where: str, converters: dict[tuple[type, str], Any]):
+    """A dataclass from JSON values with keys of its fields; an unknown key is a ``ConfigError`` suggesting the nearest.
+
+    where: what the object is called in messages. converters: for (class, key), the dataclass that the value is built as, or the
+    function that makes it; other lists become tuples.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must be an object, got {values!r}")
     known = [f.name for f in dataclasses.fields(cls)]
@@ -165,16 +206,29 @@ def _build(cls, values: dict[str, Any], where: str):
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-        if (cls, key) in _NESTED:
-            value = _build(_NESTED[cls, key], value, f"{where}.{key}")
-        elif (cls, key) in _CHOICES:
-            value = choice(value)
-        elif (cls, key) == (Config, "regularization"):
-            value = tuple(choice(v) for v in value)
+        convert = converters.get((cls, key))
+        if dataclasses.is_dataclass(convert):
+            value = build(convert, value, f"{where}.{key}", converters)
+        elif convert is not None:
+            value = convert(value)
         elif isinstance(value, list):
             value = tuple(value)
         arguments[key] = value
     return cls(**arguments)
+
+
+_CONVERTERS = {
+    (Config, "preprocess"): Preprocess,
+    (Config, "network"): NetworkOptions,
+    (Config, "start"): Start,
+    (Config, "schedule"): Schedule,
+    (Config, "prompts"): PromptOptions,
+    (Start, "schedule"): Schedule,
+    (Config, "transform"): choice,
+    (Config, "similarity"): choice,
+    (Start, "similarity"): choice,
+    (Config, "regularization"): choices,
+}
 
 
 def preset_folder() -> Path:

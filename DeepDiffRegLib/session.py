@@ -26,6 +26,7 @@ from .errors import Cancelled, InputError, OutOfMemoryError
 from .memory import give_back, peak_memory_mb
 from .methods import METHODS
 from .methods.iterative import Solution, split
+from .methods.uncertainty import UncertaintyOnce
 from .problem import Problem, working_voxels
 from .progress import Progress, Step
 from .prompts.checks import check_prompts
@@ -74,6 +75,7 @@ class RegistrationSession:
         self.timings_s: dict[str, float] = {}
         self._states: list[State] = []
         self._undone: list[State] = []
+        self._unsure = UncertaintyOnce()
         self.problem: Problem | None = None
         self.configure(config or load_preset("default"))
 
@@ -209,9 +211,14 @@ class RegistrationSession:
         with self._stage("inverse"):
             inverse = transform.inverse()
         go_on()
+        unsure = None
+        if solution.belief is not None and (options := self._state.config.network).samples:
+            with self._stage("uncertainty"):
+                labels, drawn = prompts.moving_labels, (options.samples, self._state.config.seed)
+                unsure = self._unsure.of(solution, labels, *drawn, lambda share: self._sampled(share, go_on))
         self._tell("quality checks", 0.97)
         with self._stage("quality"):
-            context = Context.build(pair, transform, inverse, warped, self._start, True, go_on)
+            context = Context.build(pair, transform, inverse, warped, self._start, True, go_on, unsure)
             findings = run_checks(context)
         self._tell("done", 1.0)
         status = solution.status
@@ -220,8 +227,12 @@ class RegistrationSession:
         return Result(
             pair, self._state.config, transform, inverse, warped, findings, self._history(), status,
             "; ".join([solution.message, *self.notes]), dict(self.timings_s), peak_memory_mb(),
-            provenance(pair, self._state.config, self.device, self.threads), self._start, context,
+            provenance(pair, self._state.config, self.device, self.threads), self._start, context, unsure,
         )  # fmt: skip
+
+    def _sampled(self, share: float, go_on: Callable[[], None]) -> None:
+        self._tell("uncertainty", 0.965 + 0.005 * share)
+        go_on()
 
     def warped(self) -> Image:
         """The moving scan through the current map, on the fixed grid (for previews)."""

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from . import base
 from .placing import Placing
 from .segments import SegmentsTable
+from .stiffness import StiffnessTable
 
 SETTLE_MS = 250
 """Time after the end of a drag before the update starts: another drag may follow."""
@@ -33,6 +34,7 @@ class PromptsSection(base.Section):
         self._shown = [0, 0]
         self.placing = Placing(self)
         self.segments = SegmentsTable(self)
+        self.stiffness = StiffnessTable(self)
         self._settle = qt.QTimer()
         self._settle.setSingleShot(True)
         self._settle.setInterval(SETTLE_MS)
@@ -78,6 +80,7 @@ class PromptsSection(base.Section):
         self._observeLists()
         self.fillLandmarks()
         self.segments.refresh()
+        self.stiffness.refresh()
         self._refreshButtons()
 
     def onEvent(self, event):
@@ -102,6 +105,8 @@ class PromptsSection(base.Section):
         summary = summaryOf(state) if state is not None else None
         ui.promptsSummaryLabel.setText(summary.text if summary else "")
         reason = preflight.reasonNotToUpdate(logic.hasMap, summary) if summary else _("The scene is closing.")
+        if not reason:
+            reason = preflight.reasonAgainstStiffUpdate(state, logic.registration.config["transform"]["name"])
         ui.updateButton.setEnabled(not reason)
         ui.updateButton.setStatusTip(reason)
         ui.updateButton.setToolTip(reason or _("Continue from the current map with these prompts (Ctrl+Shift+U)."))

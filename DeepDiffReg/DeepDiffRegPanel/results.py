@@ -6,7 +6,8 @@ from DeepDiffRegScene import compare, cursor, layers, readout
 from slicer.i18n import tr as _
 
 from . import base, legend
-from .state import Clip, CompareMode
+from .film import Film
+from .state import Clip, CompareMode, UncertaintyOf
 
 LAYERS = (
     ("grid", "showGrid"),
@@ -14,7 +15,11 @@ LAYERS = (
     ("magnitude", "showMagnitude"),
     ("jacobian", "showJacobian"),
     ("folds", "showFolds"),
+    ("sigma", "showSigma"),
+    ("uncertainty", "showUncertainty"),
 )
+OF_THE_WHOLE = ("jacobian", "folds", "sigma", "uncertainty")
+"""Layers made of volumes that belong to the end of the way."""
 BLINK_MS = 600
 COMPARED = (CompareMode.FADE, CompareMode.CHECKERBOARD, CompareMode.BLINK)
 
@@ -30,6 +35,7 @@ class ResultsSection(base.Section):
         self._blink = qt.QTimer()
         self._blink.setInterval(BLINK_MS)
         self._blink.connect("timeout()", self._onBlink)
+        self.film = Film(self)
         selector = self.ui.clipSegmentSelector
         selector.connect("currentNodeChanged(vtkMRMLNode*)", self._onClipSegment)
         selector.connect("currentSegmentChanged(QString)", self._onClipSegment)
@@ -57,11 +63,25 @@ class ResultsSection(base.Section):
             self._set = layers.LayerSet(registration.mapNodes, registration.fixed)
         self._refreshWidgets()
         if self._of is not None:
-            self._showLayers()
+            # First the layout: some layers differ between views of the fixed and of the moving scan.
             self._showComparison()
+            self._showLayers()
             self._showCursor()
 
+    def draw(self, maps, now=True):
+        """Draw the layers from these nodes, those of the film or the result's again; ``now``, or at the next update."""
+        if self._set is not None:
+            self._set.maps = maps
+        if self._set is not None and now:
+            self._showLayers()
+            self._set.update()
+            self._drawLegend()
+
     def onEvent(self, event):
+        if event.kind == "frame":
+            self.film.onFrame()
+        if event.kind in ("map", "error", "crashed"):
+            self.film.end(redraw=event.kind != "map")
         if event.kind in ("map", "judged") and self._set is not None:
             if event.kind == "judged":
                 self._shown = {}
@@ -71,6 +91,9 @@ class ResultsSection(base.Section):
         if event.kind == "judged":
             self._comparing = None
             self.refresh()
+        if event.kind in ("sigma", "uncertainty"):
+            self._shown.pop(event.kind, None)
+            self.refresh()
 
     def tick(self):
         """The panel may have been made wider."""
@@ -79,6 +102,7 @@ class ResultsSection(base.Section):
 
     def close(self):
         self._forget()
+        self.film.close()
         self._blink.disconnect("timeout()")
         base.Section.close(self)
 
@@ -92,9 +116,14 @@ class ResultsSection(base.Section):
             "magnitude": {"opacity": state.layerOpacity, "part": self._lines()["part"]},
             "jacobian": {"opacity": state.layerOpacity, "volume": outputs.jacobian},
             "folds": {"volume": outputs.folds},
+            "uncertainty": {"opacity": state.layerOpacity, "volume": getattr(outputs, state.uncertaintyOf.value)},
+            "sigma": self._widths(outputs),
         }
+        missing = set(OF_THE_WHOLE) if self.film.maps is not None else set()
+        if outputs.sigma is None:
+            missing.add("sigma")
         for name, parameter in LAYERS:
-            wanted = (getattr(state, parameter), options[name])
+            wanted = (getattr(state, parameter) and name not in missing, options[name])
             if self._shown.get(name) == wanted:
                 continue
             visible, chosen = wanted
@@ -104,6 +133,14 @@ class ResultsSection(base.Section):
                 self._set[name].show(visible)
             self._shown[name] = wanted
         self._drawLegend()
+
+    def _widths(self, outputs):
+        return {
+            "opacity": self.state.layerOpacity,
+            "volume": outputs.sigma,
+            "moving_volume": outputs.movingSigma,
+            "moving_views": tuple(self.panel.views.movingViewNames()),
+        }
 
     def _lines(self):
         state = self.state
@@ -201,12 +238,26 @@ class ResultsSection(base.Section):
         ready = state is not None and self._of is not None
         outputs = self.logic.registration.outputs if ready else None
         reason = "" if ready else _("Run first: there is no map yet.")
-        for name in ("grid", "glyphs", "magnitude", "jacobian", "folds"):
+        without = {
+            "folds": _("Nothing is folded."),
+            "sigma": _("The kernel is the same everywhere in this map."),
+            "jacobian": "",
+        }
+        for name in ("grid", "glyphs", "magnitude", *without):
             button = getattr(ui, f"{name}LayerButton")
-            missing = name == "folds" and ready and outputs.folds is None
-            late = name == "jacobian" and ready and outputs.jacobian is None
-            button.setEnabled(ready and not missing and not late)
-            button.setStatusTip(reason or (_("Nothing is folded.") if missing else ""))
+            missing = ready and name in without and getattr(outputs, name) is None
+            button.setEnabled(ready and not missing)
+            button.setStatusTip(reason or (without[name] if missing else ""))
+        self.film.refresh(reason or (_("Wait for the end of the run.") if self.logic.busy else ""))
+        known = [getattr(outputs, which.value) is not None for which in UncertaintyOf] if ready else [False]
+        chosen = ready and getattr(outputs, state.uncertaintyOf.value) is not None
+        ui.uncertaintyLayerButton.setEnabled(any(known))
+        ui.uncertaintyCombo.setEnabled(any(known))
+        unknown = _("Only a network that predicts its variance (voxelmorph-diff) says how sure it is.")
+        absent = _(
+            "This map is missing: labels need segments of the moving scan, the prior a model card that names it."
+        )
+        ui.uncertaintyLayerButton.setStatusTip(reason or (unknown if not any(known) else "" if chosen else absent))
         mode = state.compareMode if state is not None else CompareMode.OFF
         for widget, shown in (
             (ui.fadeSlider, mode is CompareMode.FADE),
@@ -243,6 +294,7 @@ class ResultsSection(base.Section):
             self.state.clipSegment = self._segments[1]
 
     def _forget(self):
+        self.film.end()
         if self._cursor is not None:
             self._cursor.stop()
         self._endComparison()

@@ -1,4 +1,4 @@
-"""The table of segment pairs: two combo boxes, a weight and a stiffness per row, kept in the typed state."""
+"""The table of segment pairs: two combo boxes and a weight per row, kept in the typed state."""
 
 import qt
 from slicer.i18n import tr as _
@@ -15,7 +15,7 @@ class SegmentsTable:
         self.section, self.ui = section, section.ui
         self.table = self.ui.labelsTable
         self._built = None
-        base.setUpTable(self.table, [_("Fixed"), _("Moving"), _("Weight"), _("Stiffness")], 0)
+        base.setUpTable(self.table, [_("Fixed"), _("Moving"), _("Weight")], 0)
         self.table.horizontalHeader().setSectionResizeMode(1, qt.QHeaderView.Stretch)
         self.table.verticalHeader().setDefaultSectionSize(26)
         self.ui.pairByNameButton.connect("clicked(bool)", self.onPairByName)
@@ -32,8 +32,7 @@ class SegmentsTable:
             button.setEnabled(both)
         pairs = [tuple(pair) for pair in state.labelPairs] if state is not None else []
         self.ui.removeLabelPairButton.setEnabled(bool(pairs))
-        stiffness = dict(state.stiffness) if state is not None else {}
-        wanted = (rows, pairs, stiffness)
+        wanted = (rows, pairs)
         if wanted == self._built:
             return
         self._built = wanted
@@ -44,8 +43,6 @@ class SegmentsTable:
             self._combo(number, 1, rows[1], moving, lambda value, n=number: self._change(n, 1, value))
             weights = [(w, f"{w:g}") for w in sorted({*WEIGHTS, weight})]
             self._combo(number, 2, weights, weight, lambda value, n=number: self._change(n, 2, float(value)))
-            kinds = [("", _("normal")), ("stiff", _("stiff")), ("soft", _("soft"))]
-            self._combo(number, 3, kinds, stiffness.get(fixed, ""), lambda value, key=fixed: self._stiffen(key, value))
         base.fitRows(self.table, 6)
 
     def onPairByName(self, _checked=False):
@@ -91,11 +88,4 @@ class SegmentsTable:
         pairs = [list(pair) for pair in state.labelPairs]
         pairs[number][column] = value
         state.labelPairs = [tuple(pair) for pair in pairs]
-        self.section.changed()
-
-    def _stiffen(self, segment, value):
-        state = self.section.state
-        known = dict(state.stiffness)
-        known.pop(segment, None)
-        state.stiffness = {**known, segment: value} if value else known
         self.section.changed()

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import slicer
 import vtk
+from DeepDiffRegScene import overlays
 from DeepDiffRegScene.landmarks import LandmarkTable
 
 from .state import CompareMode, Quality
@@ -162,6 +163,10 @@ def runAndLook(test, widget):
         for _turn in range(2):
             button.click()
             slicer.app.processEvents()
+    ui.timeSlider.value = 0.5
+    waitFor(test, lambda: "0.5" in ui.timeLabel.text, "the map on its way")
+    test.assertIn("scaled", ui.timeLabel.text)
+    ui.timeSlider.value = 1.0
     for mode in CompareMode:
         state.compareMode = mode
         slicer.app.processEvents()
@@ -216,6 +221,87 @@ def useSegments(test, widget):
     run(test, widget)
     test.assertEqual(ui.segmentsTable.rowCount, 1)
     test.assertIn("organ", ui.segmentsTable.item(0, 0).text())
+
+
+def stiffen(test, widget):
+    """A stiff segment of the moving scan acts with the preset for it; kernel widths are shown; the deformation plays."""
+    state, ui, logic = begin(widget), widget.ui, widget.logic
+    center, shift = np.array([-14.0, 4.0, 6.0]), np.array([6.0, -4.0, 8.0])
+    state.movingSegmentation = segmentation(
+        "moving organs", lambda p: np.linalg.norm((p + shift - center) / (12, 10, 13), axis=1) < 1, state.movingVolume
+    )
+    state.movingSegmentation.SetAndObserveTransformNodeID(state.movingVolume.GetTransformNodeID())
+    ui.segmentsGroup.collapsed = False
+    test.assertEqual(ui.stiffnessTable.rowCount, 1)
+    chooseTissue(ui, 0, "stiff")
+    test.assertFalse(ui.runButton.enabled)
+    test.assertIn("stiff-bone", ui.stiffnessLabel.text)
+    test.assertIn("stiff-bone", ui.runButton.toolTip)
+    ui.stiffPresetButton.click()
+    state.quality = Quality.DRAFT
+    test.assertNotIn("preset", ui.stiffnessLabel.text)
+    run(test, widget)
+    waitFor(test, lambda: state.sigmaVolume is not None, "the kernel widths")
+    widths = slicer.util.arrayFromVolume(state.sigmaVolume)
+    test.assertGreater(widths.max(), 1.5 * widths.min())
+    before = readOut(state.outputTransform)
+    ui.sigmaLayerButton.click()
+    ui.gridLayerButton.click()
+    test.assertTrue(state.showSigma)
+    playFilm(test, widget)
+    test.assertTrue(np.array_equal(readOut(state.outputTransform), before))
+    state.compareMode = CompareMode.SIDE_BY_SIDE
+    slicer.app.processEvents()
+    names, atStart = widget.panel.views.movingViewNames(), state.movingSigmaVolume.GetID()
+    test.assertGreater(len(names), 0)
+    for composite in overlays.composites(names=names):
+        test.assertIsNotNone(overlays.layer_of(composite, atStart))
+        test.assertIsNone(overlays.layer_of(composite, state.sigmaVolume.GetID()))
+    state.compareMode = CompareMode.OFF
+    ui.sigmaLayerButton.click()
+    ui.gridLayerButton.click()
+    with tempfile.TemporaryDirectory() as folder:
+        state.exportFolder, state.exportFlow, state.exportReport = folder, True, False
+        waitFor(test, lambda: ui.exportButton.enabled, "Export to be possible", 5)
+        ui.exportButton.click()
+        wanted = ["momentum.nii.gz", "velocity_0.nii.gz", "sigma_0.nii.gz", "sigma_1.nii.gz", "weights_1.nii.gz"]
+        waitFor(
+            test, lambda: all((pathlib.Path(folder) / name).is_file() for name in wanted), "the files of the flow", 60
+        )
+        waitFor(test, lambda: logic.workerState == "ready", "the worker to be done", 20)
+
+
+def chooseTissue(ui, row, kind):
+    """Choose the tissue of a segment."""
+    combo = ui.stiffnessTable.cellWidget(row, 1)
+    combo.setCurrentIndex(combo.findData(kind))
+
+
+def readOut(transformNode):
+    """Where a transform node takes some points."""
+    points = np.array([[-14.0, 4.0, 6.0], [15.0, -6.0, -4.0], [2.0, 14.0, -12.0]])
+    return np.array([transformNode.GetTransformFromParent().TransformDoublePoint(p) for p in points])
+
+
+def playFilm(test, widget):
+    """The slider shows every frame, none of it stays; the button plays from the beginning to the end."""
+    ui, logic = widget.ui, widget.logic
+    known = slicer.mrmlScene.GetNumberOfNodes()
+    ui.timeSlider.value = 0.0
+    waitFor(test, lambda: logic.way() is not None and logic.way().complete, "all frames")
+    ends = []
+    for time_ in (0.0, 0.5, 0.9):
+        ui.timeSlider.value = time_
+        slicer.app.processEvents()
+        test.assertIn(f"{time_:.1f}", ui.timeLabel.text)
+        test.assertIn("flow", ui.timeLabel.text)
+        ends.append(readOut(slicer.util.getNode("DeepDiffReg on its way*")))
+    ways = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(ends, ends[1:])]
+    test.assertGreater(min(ways), 0.05)
+    ui.playButton.click()
+    waitFor(test, lambda: ui.timeSlider.value == 1.0, "the film to end", 20)
+    test.assertEqual(ui.timeLabel.text, "")
+    test.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), known)
 
 
 def cancelAndClose(test, widget):
@@ -329,6 +415,7 @@ SCENARIOS = {
     "run and look": runAndLook,
     "prompt": prompt,
     "use segments": useSegments,
+    "stiffen": stiffen,
     "cancel and close": cancelAndClose,
     "recover": recover,
     "apply and export": applyAndExport,

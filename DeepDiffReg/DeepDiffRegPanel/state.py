@@ -79,6 +79,23 @@ class GridDirection(enum.Enum):
         }[self]
 
 
+class UncertaintyOf(enum.Enum):
+    """Which map of a network's uncertainty is shown; values are the names of the outputs."""
+
+    DISPLACEMENT = "uncertainty"
+    JACOBIAN = "jacobianUncertainty"
+    PRIOR = "priorUncertainty"
+    LABELS = "labelUncertainty"
+
+    def label(self):
+        return {
+            UncertaintyOf.DISPLACEMENT: _("of the displacement (mm)"),
+            UncertaintyOf.JACOBIAN: _("of the Jacobian"),
+            UncertaintyOf.PRIOR: _("relative to the prior"),
+            UncertaintyOf.LABELS: _("of the labels (entropy, nat)"),
+        }[self]
+
+
 class Clip(enum.Enum):
     """Where the layers are drawn."""
 
@@ -130,12 +147,21 @@ class DeepDiffRegState:
     outputVolume: vtkMRMLScalarVolumeNode
     jacobianVolume: vtkMRMLScalarVolumeNode
     foldsSegmentation: vtkMRMLSegmentationNode
+    sigmaVolume: vtkMRMLScalarVolumeNode
+    movingSigmaVolume: vtkMRMLScalarVolumeNode
+    uncertaintyVolume: vtkMRMLScalarVolumeNode
+    jacobianUncertaintyVolume: vtkMRMLScalarVolumeNode
+    priorUncertaintyVolume: vtkMRMLScalarVolumeNode
+    labelUncertaintyVolume: vtkMRMLScalarVolumeNode
     runRecord: vtkMRMLTextNode
     showGrid: bool = False
     showGlyphs: bool = False
     showMagnitude: bool = False
     showJacobian: bool = False
     showFolds: bool = False
+    showSigma: bool = False
+    showUncertainty: bool = False
+    uncertaintyOf: UncertaintyOf = UncertaintyOf.DISPLACEMENT
     layerSpacingMm: Annotated[float, WithinRange(2.0, 50.0), Decimals(0), SingleStep(1.0)] = 12.0
     layerOpacity: Annotated[float, WithinRange(0.0, 1.0), Decimals(2), SingleStep(0.05)] = 0.6
     gridDirection: GridDirection = GridDirection.RESAMPLING
@@ -155,6 +181,7 @@ class DeepDiffRegState:
     exportDisplacement: bool = False
     exportInverse: bool = True
     exportJacobian: bool = False
+    exportFlow: bool = False
     exportReport: bool = True
 
 

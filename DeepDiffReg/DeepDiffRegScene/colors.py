@@ -160,8 +160,8 @@ class ColorBar:
         self._bar.SetSize(0.09, 0.4)
 
 
-def nice(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten, at least 0.5."""
-    value = max(float(value), 0.5)
+def nice(value: float, least: float = 0.5) -> float:
+    """The next of 1, 2, 5 times a power of ten, at least ``least``."""
+    value = max(float(value), least)
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value * 0.999))

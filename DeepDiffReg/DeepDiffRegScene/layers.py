@@ -20,10 +20,10 @@ from .fields import determinants, whole_lengths_mm
 from .line_layer import LineLayer
 from .maps import MapNodes
 from .nodes import OUTPUT_ATTRIBUTE, private_node, remove
-from .outputs import folded_segmentation
-from .overlays import Overlay
+from .outputs import UNIT_ATTRIBUTE, folded_segmentation
+from .overlays import Overlay, slice_nodes
 from .regions import Region
-from .spaces import the_scene
+from .spaces import the_scene, voxels_of
 
 __all__ = ["OUTPUT_ATTRIBUTE", "LAYERS", "LayerSet"]
 
@@ -127,16 +127,19 @@ class VolumeLayer:
     def update(self) -> None:
         """Take the map as it is now."""
         self._shown = self._make()
-        display = self._shown.GetDisplayNode()
+        self._color(self._shown)
         low, high = self._window()
+        self._overlay.put(self._shown, self.options.opacity)
+        self._bar.show(self.unit, self._colors(), max(low, 0.0), high, self.owner.bar_place(self.name))
+
+    def _color(self, volume) -> None:
+        display = volume.GetDisplayNode()
         modified = display.StartModify()
         display.SetAutoWindowLevel(False)
-        display.SetWindowLevelMinMax(low, high)
+        display.SetWindowLevelMinMax(*self._window())
         display.SetAndObserveColorNodeID(self._colors().GetID())
         display.SetInterpolate(True)
         display.EndModify(modified)
-        self._overlay.put(self._shown, self.options.opacity)
-        self._bar.show(self.unit, self._colors(), max(low, 0.0), high, self.owner.bar_place(self.name))
 
     def remove(self) -> None:
         """Hide the layer and take its own volume out of the scene."""
@@ -213,6 +216,113 @@ class JacobianLayer(VolumeLayer):
 
     def _colors(self):
         return colors.jacobian_table(self.options.span, self.owner.scene)
+
+
+class SigmaLayer(VolumeLayer):
+    """How far tissue moves together: the width of the local kernel in mm; wide is stiff."""
+
+    title, unit = "Kernel width (mm)", "mm"
+
+    @dataclass(frozen=True)
+    class Options:
+        """volume: widths at t = 1, on the fixed scan. moving_volume: at t = 0, drawn in the views named in moving_views."""
+
+        opacity: float = 0.6
+        volume: object = None
+        moving_volume: object = None
+        moving_views: tuple[str, ...] = ()
+
+    def __init__(self, owner: LayerSet, name: str, text: str):
+        super().__init__(owner, name, text)
+        self._moving = Overlay(owner.scene, ())
+        self._top = 1.0
+
+    @property
+    def legend(self):
+        """What the colors mean; None when hidden."""
+        return colors.length_legend(self.title, self._top, folds=False) if self.visible else None
+
+    def show(self, visible: bool) -> None:
+        """Show or hide the layer."""
+        if not visible:
+            self._moving.take()
+        super().show(visible)
+
+    def update(self) -> None:
+        """Take volumes and views as they are now."""
+        moving, views = self.options.moving_volume, self.options.moving_views
+        nodes = slice_nodes(self.owner.scene, self.owner.slice_names)
+        wanted = [node.GetLayoutName() for node in nodes if node.GetLayoutName() not in views]
+        if wanted != self._overlay.names:
+            self._overlay.take()
+            self._moving.take()
+            self._overlay.names, self._moving.names = wanted, list(views)
+        if self.options.volume is None or self.options.volume.GetScene() is None:
+            return
+        super().update()
+        if moving is not None and moving.GetScene() is not None and views:
+            self._color(moving)
+            self._moving.put(moving, self.options.opacity)
+
+    def _make(self):
+        self._top = colors.nice(float(voxels_of(self.options.volume.GetImageData()).max()))
+        return self.options.volume
+
+    def _window(self) -> tuple[float, float]:
+        return 0.0, self._top
+
+    def _colors(self):
+        return colors.length_table(self.owner.scene)
+
+
+class UncertaintyLayer(VolumeLayer):
+    """How sure a probabilistic network was of its map; drawn from the worker's volume, whose node says the unit."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """volume: one of the worker's maps of uncertainty; without it nothing is drawn. maximum: end of the colors, None fits."""
+
+        opacity: float = 0.6
+        volume: object = None
+        maximum: float | None = None
+
+    _top = 1.0
+
+    @property
+    def unit(self) -> str:
+        """Of the volume that is chosen; ``ratio`` where it has none."""
+        return (self.options.volume.GetAttribute(UNIT_ATTRIBUTE) if self._there else "") or "ratio"
+
+    @property
+    def legend(self):
+        """What the colors mean; None when hidden or without a volume."""
+        if not (self.visible and self._there):
+            return None
+        return colors.length_legend(f"Uncertainty ({self.unit})", self._top, folds=False)
+
+    @property
+    def _there(self) -> bool:
+        return self.options.volume is not None and self.options.volume.GetScene() is not None
+
+    def update(self) -> None:
+        """Take the volume as it is now."""
+        if self._there:
+            super().update()
+        else:
+            self._overlay.take()
+            self._bar.hide()
+            self.owner.leave_bar(self.name)
+
+    def _make(self):
+        values = voxels_of(self.options.volume.GetImageData())
+        self._top = self.options.maximum or colors.nice(float(np.percentile(values[::2, ::2, ::2], 99)), 1e-3)
+        return self.options.volume
+
+    def _window(self) -> tuple[float, float]:
+        return 0.0, self._top
+
+    def _colors(self):
+        return colors.length_table(self.owner.scene)
 
 
 class FoldLayer:
@@ -300,5 +410,7 @@ LAYERS = (
     LayerRow("magnitude", MagnitudeLayer, "How far each point moves, in mm"),
     LayerRow("jacobian", JacobianLayer, "Where the map shrinks, grows or folds"),
     LayerRow("folds", FoldLayer, "Voxels where the map is folded"),
+    LayerRow("sigma", SigmaLayer, "Over how many mm tissue moves together: wide is stiff"),
+    LayerRow("uncertainty", UncertaintyLayer, "How sure a probabilistic network was of its map"),
 )
 """A new layer is a class with name, text, visible, options, legend, set, show, update and remove, and a row here."""

@@ -21,10 +21,14 @@ __all__ = [
     "is_output",
     "jacobian_volume",
     "place_in_study",
+    "sigma_volume",
+    "uncertainty_volume",
     "warped_volume",
 ]
 
 FOLDED = "Folded voxels"
+UNIT_ATTRIBUTE = "DeepDiffReg.Unit"
+"""Attribute of a volume node: the unit of its voxels, empty for ratios."""
 
 
 def warped_volume(scan: Scan, fixed, moving, node=None, scene=None):
@@ -48,6 +52,28 @@ def jacobian_volume(scan: Scan, fixed, node=None, scene=None):
         raise InputError(f"jacobian_volume(): expected a scan of kind 'intensity', got {scan.kind!r}")
     fresh = node is None
     node = own(node, "vtkMRMLScalarVolumeNode", "Jacobian determinant", "jacobian", scene)
+    scan_to_volume(scan, "", node=node)
+    if fresh:
+        place_in_study(node, fixed)
+    return node
+
+
+def sigma_volume(scan: Scan, like, node=None, scene=None):
+    """A kernel width in mm as a volume node in the study of ``like``; arguments as ``warped_volume``."""
+    fresh = node is None
+    node = own(node, "vtkMRMLScalarVolumeNode", f"Kernel width on {like.GetName()} (mm)", "sigma", scene)
+    scan_to_volume(scan, "", node=node)
+    if fresh:
+        place_in_study(node, like)
+    return node
+
+
+def uncertainty_volume(scan: Scan, title: str, unit: str, fixed, node=None, scene=None):
+    """A map of how sure the network was as a volume node that knows its unit; other arguments as ``warped_volume``."""
+    fresh = node is None
+    name = f"{title} ({unit})" if unit else title
+    node = own(node, "vtkMRMLScalarVolumeNode", name, scan.name, scene)
+    node.SetAttribute(UNIT_ATTRIBUTE, unit)
     scan_to_volume(scan, "", node=node)
     if fresh:
         place_in_study(node, fixed)

@@ -2,9 +2,15 @@
 
 import pathlib
 
+from DeepDiffRegScene import convert
 from slicer.i18n import tr as _
 
+from DeepDiffRegLib.config import Choice, load_preset, preset_names
+
 from . import packages
+
+LOCAL = "rdmm"
+"""The transform model with a metric that differs from place to place."""
 
 
 def reasonNotToRun(fixed, moving):
@@ -27,6 +33,47 @@ def reasonAgainstModel(method, modelFile):
     if method == "feedforward" and not modelFile:
         return _("The method feedforward needs a model file (Inputs, Advanced).")
     return ""
+
+
+def markedSegments(state):
+    """``stiff`` or ``soft`` by id of the segments of the moving scan that carry a mark and still exist."""
+    node, marks = state.movingSegmentation, dict(state.stiffness)
+    if node is None or not marks:
+        return {}
+    known = {row.segment_id for row in convert.segment_table(node)}
+    return {segment: kind for segment, kind in marks.items() if segment in known}
+
+
+def reasonAgainstStiffness(state):
+    """Why marked segments would not act with this preset and transform, or an empty text."""
+    if not markedSegments(state) or _transformOf(state).name == LOCAL:
+        return ""
+    names = [name for name in preset_names() if load_preset(name).transform.name == LOCAL]
+    return _("Stiff and soft segments act with the transform {model} only: choose the preset {presets}.").format(
+        model=LOCAL, presets=_(" or ").join(names)
+    )
+
+
+def reasonAgainstStiffUpdate(state, model):
+    """Why marked segments would not act on an update of a map made with transform ``model``, or an empty text."""
+    if not markedSegments(state) or model == LOCAL:
+        return ""
+    return _("The map was made with the transform {model}: press Run, so that stiff and soft segments act.").format(
+        model=model
+    )
+
+
+def tissueOfTheRest(state):
+    """A line for people: what is assumed of tissue that is not marked."""
+    kind = _transformOf(state).options.get("background", "stiff")
+    return _("All that is not marked is soft.") if kind == "soft" else _("All that is not marked is stiff.")
+
+
+def _transformOf(state):
+    known = load_preset(state.preset).transform if state.preset in preset_names() else Choice("")
+    if state.transformModel and state.transformModel != known.name:
+        return Choice(state.transformModel)
+    return known
 
 
 def unusable(volume):

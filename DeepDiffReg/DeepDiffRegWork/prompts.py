@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from DeepDiffRegScene import convert
 from DeepDiffRegScene.landmarks import LandmarkTable
 from slicer.i18n import tr as _
 
 from DeepDiffRegLib.errors import InputError
-from DeepDiffRegLib.interactive.messages import PromptSet
+from DeepDiffRegLib.interactive.messages import PromptSet, Scan
+
+from .preflight import markedSegments, reasonAgainstStiffness
 
 
 @dataclass
@@ -15,13 +18,15 @@ class PromptNodes:
     """Everything that may steer a run, as nodes.
 
     landmarks: (fixed list, moving list). labels: (fixed, moving) segmentation or label map nodes. labelPairs: (fixed segment
-    id, moving segment id, weight); empty pairs segments of equal name. stiffness: ``stiff`` or ``soft`` by fixed segment id.
+    id, moving segment id, weight); empty pairs segments of equal name. stiffness: ``stiff`` or ``soft`` by id of a segment of
+    stiffnessNode, a segmentation or label map of the moving scan.
     """
 
     landmarks: tuple = (None, None)
     labels: tuple = (None, None)
     labelPairs: list = field(default_factory=list)
     stiffness: dict = field(default_factory=dict)
+    stiffnessNode: object = None
     fixedMask: object = None
     movingMask: object = None
 
@@ -33,7 +38,8 @@ def promptNodesOf(state):
         (state.fixedLandmarks, state.movingLandmarks),
         labels,
         [tuple(pair) for pair in state.labelPairs],
-        dict(state.stiffness),
+        markedSegments(state),
+        state.movingSegmentation,
         state.fixedMask,
         state.movingMask,
     )
@@ -49,6 +55,8 @@ def promptSetOf(nodes, fixed, moving):
         parts["landmarks"] = tuple(LandmarkTable(*nodes.landmarks).pairs())
     if None not in nodes.labels:
         parts.update(_labels(nodes, fixed, moving))
+    if nodes.stiffness:
+        parts.update(_stiffness(nodes, moving))
     for name, node, volume in (("fixed_mask", nodes.fixedMask, fixed), ("moving_mask", nodes.movingMask, moving)):
         if node is not None:
             parts[name] = convert.mask_scan_of(node, reference=volume)
@@ -79,8 +87,29 @@ def _labels(nodes, fixed, moving):
         "fixed_labels": convert.label_scan_of(nodes.labels[0], reference=fixed),
         "moving_labels": convert.label_scan_of(nodes.labels[1], reference=moving),
         "label_pairs": tuple((values[0][f], values[1][m], float(w)) for f, m, w in pairs),
-        "stiffness": {values[0][k]: v for k, v in nodes.stiffness.items() if k in values[0]},
     }
+
+
+def _stiffness(nodes, moving):
+    """A label map of the marked segments; each must hold voxels, and no two the same ones."""
+    names = {row.segment_id: row.name for row in convert.segment_table(nodes.stiffnessNode)}
+    merged, kinds = None, {}
+    for value, (segment, kind) in enumerate(nodes.stiffness.items(), 1):
+        scan = convert.mask_scan_of(nodes.stiffnessNode, [segment], reference=moving)
+        inside = scan.array != 0
+        if merged is None:
+            merged = np.zeros(inside.shape, np.int32)
+        if not inside.any():
+            text = _("Segment {name} is empty on the moving scan: it cannot be {kind}.")
+            raise InputError(text.format(name=names[segment], kind=kind))
+        shared = np.bincount(merged[inside], minlength=2)
+        if shared[1:].any():
+            other = int(shared[1:].argmax()) + 1
+            text = _("Segments {one} and {two} overlap in {count} voxels: mark one of them only, or cut them apart.")
+            one = names[list(nodes.stiffness)[other - 1]]
+            raise InputError(text.format(one=one, two=names[segment], count=int(shared[other])))
+        merged[inside], kinds[value] = value, kind
+    return {"stiffness": kinds, "stiffness_labels": Scan(merged, scan.geometry, "labels", scan.name)}
 
 
 @dataclass
@@ -105,6 +134,10 @@ def summaryOf(state):
         parts.append(_("{count} pairs of segments").format(count=len(state.labelPairs)))
         if state.fixedSegmentation is None or state.movingSegmentation is None:
             problem = _("Segments are paired, but a segmentation is missing.")
+    marked = markedSegments(state)
+    if marked:
+        parts.append(_("{count} stiff or soft segments").format(count=len(marked)))
+        problem = problem or reasonAgainstStiffness(state)
     for node, text in ((state.fixedMask, _("fixed mask {name}")), (state.movingMask, _("moving mask {name}"))):
         if node is not None:
             parts.append(text.format(name=node.GetName()))

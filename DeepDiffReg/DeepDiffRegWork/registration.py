@@ -7,6 +7,8 @@ import vtk
 from DeepDiffRegScene import convert, maps, outputs, record
 from slicer.util import VTKObservationMixin
 
+from .way import COUNT, Way
+
 ENDINGS = ("cancelled", "error", "refused")
 WAITING = ("running", "cancelling")
 """Phases in which the worker owes an answer."""
@@ -22,6 +24,12 @@ class RegistrationOutputs:
     jacobian: object = None
     folds: object = None
     record: object = None
+    sigma: object = None
+    movingSigma: object = None
+    uncertainty: object = None
+    jacobianUncertainty: object = None
+    priorUncertainty: object = None
+    labelUncertainty: object = None
 
 
 PARAMETERS = {
@@ -31,8 +39,23 @@ PARAMETERS = {
     "jacobian": "jacobianVolume",
     "folds": "foldsSegmentation",
     "record": "runRecord",
+    "sigma": "sigmaVolume",
+    "movingSigma": "movingSigmaVolume",
+    "uncertainty": "uncertaintyVolume",
+    "jacobianUncertainty": "jacobianUncertaintyVolume",
+    "priorUncertainty": "priorUncertaintyVolume",
+    "labelUncertainty": "labelUncertaintyVolume",
 }
 """Output and the parameter of the state that refers to it."""
+
+
+UNCERTAINTY = {
+    "displacement_sd_mm": "uncertainty",
+    "jacobian_sd": "jacobianUncertainty",
+    "relative_to_prior": "priorUncertainty",
+    "label_entropy": "labelUncertainty",
+}
+"""Output for each map of a network's uncertainty that the worker knows."""
 
 
 def outputsOf(state):
@@ -71,6 +94,7 @@ class Registration(VTKObservationMixin):
         self.previewVolume = None
         self.judged = record.judged_of(self.outputs.transform)
         self.history = {"steps": [], "current": 0}
+        self.way = None
         self._loaded = self._solved = False
         self._finished = self.outputs.transform is not None
         self._since = 0
@@ -126,6 +150,16 @@ class Registration(VTKObservationMixin):
         self.client.save(folder, what)
         return True
 
+    def askForWay(self):
+        """The ``Way`` of the current map; the first call has the worker compute it, where that holds the map."""
+        if self.way is None and self.hasMap and not self.busy:
+            if self._solved and self.client.state not in ("crashed", "stopped"):
+                self.way = Way()
+                self.client.frames(COUNT)
+            else:
+                self.way = Way(self.mapNodes.map())
+        return self.way
+
     def workerLost(self):
         """The worker is about to be exchanged: the map in the scene is what an update continues from."""
         self._forgetWorker()
@@ -168,6 +202,12 @@ class Registration(VTKObservationMixin):
         """A new worker knows nothing of this pair."""
         self._loaded = self._solved = False
         self._first = None
+        self._forgetUnfinishedWay()
+
+    def _forgetUnfinishedWay(self):
+        """Frames that are missing will not come any more."""
+        if self.way is not None and not self.way.complete:
+            self.way = None
 
     def _load(self):
         if self.client.state == "crashed":
@@ -194,7 +234,7 @@ class Registration(VTKObservationMixin):
         self._since = max(self._since, self.client.generation)
         self.phase = "running"
         self.judged, self.failure, self.progress = None, "", None
-        self._unpacking = None
+        self._unpacking = self.way = None
 
     def _step(self, command):
         if self.client.state == "crashed" or not self._solved:
@@ -214,8 +254,32 @@ class Registration(VTKObservationMixin):
         if self.previewVolume is None:
             self.previewVolume = self.mapNodes.preview(self.moving)
 
+    def _on_frame(self, data):
+        if self.way is not None:
+            self.way.add(data)
+
+    def _on_uncertainty(self, data):
+        out, told = self.outputs, {scan.name: i for i, scan in enumerate(data["maps"])}
+        for quantity, name in UNCERTAINTY.items():
+            node = getattr(out, name)
+            if quantity in told:
+                i = told[quantity]
+                scan, title, unit = data["maps"][i], data["titles"][i], data["units"][i]
+                setattr(out, name, outputs.uncertainty_volume(scan, title, unit, self.fixed, node))
+            elif node is not None:
+                slicer.mrmlScene.RemoveNode(node)
+
+    def _on_sigma(self, data):
+        out = self.outputs
+        for name, side, volume in (("sigma", "fixed", self.fixed), ("movingSigma", "moving", self.moving)):
+            node = getattr(out, name)
+            if data[side] is not None:
+                setattr(out, name, outputs.sigma_volume(data[side], volume, node))
+            elif node is not None:
+                slicer.mrmlScene.RemoveNode(node)
+
     def _on_map(self, data):
-        self._unpacking = None
+        self._unpacking = self.way = None
         if self._first is None:
             # The worker keeps the steps of a pair that it has seen before; those are not steps of this registration.
             self._first = data["step"]
@@ -261,10 +325,12 @@ class Registration(VTKObservationMixin):
 
     def _on_error(self, data):
         self.failure = data["message"]
+        self._forgetUnfinishedWay()
         if self.phase == "judging":
             # Inverse and Jacobian in the scene are those of an earlier map.
             self.mapNodes.forget_inverse()
             self.outputs.inverse = self.outputs.jacobian = self.outputs.folds = None
+            self.outputs.sigma = self.outputs.movingSigma = None
         elif self.phase == "running" and self._solved and self.history["steps"]:
             # Previews of the step that failed give way to the map that holds.
             self.client.select(self.history["current"] + (self._first or 0))
@@ -316,5 +382,5 @@ class Registration(VTKObservationMixin):
                 setattr(self.outputs, name, None)
         if node is self.mapNodes.transform:
             self._endPreview()
-            self.mapNodes = maps.MapNodes(like=self.fixed)
+            self.mapNodes, self.way = maps.MapNodes(like=self.fixed), None
             self._finished = False

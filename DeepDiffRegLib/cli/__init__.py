@@ -10,6 +10,7 @@ COMMANDS = Registry(
     Entry("evaluate", f"{_HERE}.evaluate", "run every quality check on a transform"),
     Entry("methods", f"{_HERE}.methods", "list what can be chosen, with one line of help each"),
     Entry("demo", f"{_HERE}.demo", "register generated anatomy, use one prompt, write the report"),
+    Entry("train", f"{_HERE}.train", "train a network on your own scans"),
     Entry("reproduce", f"{_HERE}.reproduce", "repeat a published experiment on generated data"),
     Entry("import-weights", f"{_HERE}.import_weights", "bring the VoxelMorph authors' Keras weights into this format"),
     Entry("info", f"{_HERE}.info", "versions, devices, threads, presets"),

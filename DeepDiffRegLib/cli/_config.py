@@ -74,6 +74,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
             changes[kind] = _choice(registry[name].name, getattr(config, kind))
     options = {
         "device": arguments.device, "threads": arguments.threads, "seed": arguments.seed, "max_memory_gb": arguments.max_memory,
+        "intermediate": getattr(arguments, "intermediate", None),
     }  # fmt: skip
     changes.update({name: value for name, value in options.items() if value is not None})
     config = config.replace(**changes)

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from ..progress import PrintProgress
 
 FIRST_LAYER_OF_XY = "conv3d_1"
-CANONICAL = {
-    "size": (224, 192, 160),
-    "spacing_mm": (1.0, 1.0, 1.0),
-    "direction": ((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)),
-    "anatomy_center": (106.5, 93.0, 80.0),
-}
-"""The authors' grid: x runs to the front, y to the feet, z to the left. The center is that of their example scan."""
-PRIOR = {"voxelmorph-diff": {"precision": 10.0, "smoothing_voxels": 0.0}}
-"""Of the authors' training, by their code's default."""
-TOP = 0.467
-"""Value of the 99.9th percentile of the authors' example scan, air included, after their division by 255."""
-DATA = "T1-weighted brains, skull-stripped, aligned to an atlas by an affine map, 1 mm (as published by the authors)"
 NOTES = "Imported from Keras. Expect poor results on scans with skull, of other contrast or of other anatomy."
 
 
@@ -57,7 +45,7 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     """Read, recognize, write; returns the exit code."""
     from ..data.io_keras import read_keras_layers
     from ..networks import NETWORKS
-    from ..networks.keras_layers import from_keras
+    from ..networks.keras_layers import CANONICAL, DATA, PRIOR, TOP, from_keras
     from ..networks.weights import CanonicalGrid, Intensities, ModelCard, save_model
 
     wanted = arguments.architecture

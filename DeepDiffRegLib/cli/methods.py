@@ -14,6 +14,7 @@ from ..qc import CHECKS
 from ..regularization import REGULARIZERS
 from ..reproduce import EXPERIMENTS
 from ..similarity import SIMILARITIES
+from ..training import LOSSES
 from ..transforms import TRANSFORMS
 from ._inputs import JSON_HELP
 
@@ -28,6 +29,7 @@ REGISTRIES = {
     "regularization": REGULARIZERS,
     "prompts": PROMPTS,
     "quality checks": CHECKS,
+    "training losses": LOSSES,
     "experiments": EXPERIMENTS,
 }
 

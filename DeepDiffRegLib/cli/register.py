@@ -1,8 +1,11 @@
 """Align a moving scan with a fixed one.
 
 OUTDIR receives warped.nii.gz (the moving scan on the fixed grid), transform.h5 and inverse.h5 (ITK, fixed_to_moving and
-moving_to_fixed), displacement.nii.gz, jacobian.nii.gz, report.html and result.json. Input is checked before any work,
-and the folder appears only when it is complete.
+moving_to_fixed), displacement.nii.gz, jacobian.nii.gz, report.html and result.json. Shooting transforms (vsvf, lddmm,
+rdmm) add momentum.nii.gz and velocity_0.nii.gz, rdmm also sigma_0.nii.gz, sigma_1.nii.gz (kernel width in mm, at t = 0 on
+the moving scan, at t = 1 on the fixed one) and weights_0.nii.gz, weights_1.nii.gz. Networks that predict a variance add
+uncertainty.nii.gz (s.d. in mm) and uncertainty_*.nii.gz (Jacobian, prior, labels). Input is checked before any work, and
+the folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -31,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("moving", metavar="MOVING", help="the scan that is brought onto it; any grid")
     parser.add_argument("-o", "--output", required=True, metavar="OUTDIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUTDIR")
+    parser.add_argument(
+        "--intermediate",
+        type=int,
+        metavar="N",
+        help="write the maps phi_t at N times from 0 to 1 (phi_0.nii.gz ... phi_1.nii.gz) and every stored velocity",
+    )
     add_hint_options(parser, masks=True)
     add_config_options(parser)
     add_grid_options(parser)
@@ -48,7 +57,7 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     outdir = Path(arguments.output)
     check_outdir(outdir, overwrite=arguments.overwrite)
     pair = read_pair(arguments, arguments.fixed, arguments.moving)
-    check_outdir(outdir, pair, arguments.overwrite)
+    check_outdir(outdir, pair, arguments.overwrite, frames=config.intermediate)
     check_device(config)
     check_stiffness(config, pair.prompts)
     initial = read_initial(arguments.initial, pair)

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUTDIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in OUTDIR")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases, within 3 minutes on 2 cores")
+    parser.add_argument(
+        "--model", metavar="FILE", help="network of the experiments that look at one (.safetensors, .h5)"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="other random cases than those of the publication")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
@@ -47,7 +50,8 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     workers = set_threads(arguments.threads)
     set_seed(arguments.seed or 0)
     require_matplotlib()
-    experiment = EXPERIMENTS.build(entry.name, seed=arguments.seed, workers=workers)
+    chosen = {} if arguments.model is None else {"model": arguments.model}
+    experiment = EXPERIMENTS.build(entry.name, seed=arguments.seed, workers=workers, **chosen)
     started = time.monotonic()
     with folder_aside(outdir) as folder:
         outcome = experiment.run(folder, arguments.quick, progress)

@@ -22,6 +22,8 @@ from ..memory import give_back
 from ..problem import working_voxels
 from ..qc.base import Context
 from ..qc.verdict import assess
+from . import _uncertainty as unsure
+from .flow import Writer, belongs, flow_files, flow_summary
 from .report import write_report
 
 if TYPE_CHECKING:
@@ -37,20 +39,23 @@ FILES = (
     "report.html",
     "result.json",
 )
+"""What every result has; ``result_files`` adds what belongs to this one."""
 GRID_BYTES, SOLVER_BYTES = 20, 24
 """Upper estimate of a result folder per voxel of the fixed scan (displacement, warped scan, determinant) and of the solver's
 finest grid (the transform and its inverse); nothing compressed."""
+FRAME_BYTES = 12
+"""The same per intermediate map and voxel of the fixed scan."""
 SPARE_BYTES = 8 << 20
 
 
 def check_outdir(
-    path: str | Path, pair: Pair | None = None, overwrite: bool = False, files: Iterable[str] = FILES
+    path: str | Path, pair: Pair | None = None, overwrite: bool = False, files: Iterable[str] = FILES, frames: int = 0
 ) -> None:
     """Refuse, before any work, a folder that a result cannot be written to.
 
     overwrite: an earlier result there, made of ``files``, may be replaced. Raises InputError (one line) for an existing
     file, an unwritable parent, a folder with an earlier result (unless ``overwrite``) or with anything else, and a disk
-    without room for the result of ``pair``.
+    without room for the result of ``pair`` with ``frames`` intermediate maps.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -66,7 +71,7 @@ def check_outdir(
     _check_writable(parent, path)
     needed = SPARE_BYTES
     if pair is not None:
-        needed += GRID_BYTES * pair.fixed.geometry.voxels + SOLVER_BYTES * working_voxels(pair)
+        needed += (GRID_BYTES + FRAME_BYTES * frames) * pair.fixed.geometry.voxels + SOLVER_BYTES * working_voxels(pair)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise InputError(
@@ -77,16 +82,16 @@ def check_outdir(
 def write_result(
     result: Result, outdir: str | Path, context: Context | None = None, *, overwrite: bool = False
 ) -> None:
-    """Write ``FILES`` into a folder beside ``outdir`` and rename it when it is complete.
+    """Write ``FILES`` and ``result_files`` into a folder beside ``outdir`` and rename it when it is complete.
 
     overwrite: replace an earlier result, but only when the new one is complete. context: that of the quality checks, built when absent.
     Raises InputError when the folder cannot be written; nothing is left behind.
     """
     outdir = Path(outdir)
-    check_outdir(outdir, result.pair, overwrite)
+    check_outdir(outdir, result.pair, overwrite, frames=result.config.intermediate)
     with folder_aside(outdir) as aside:
         _write_files(result, aside, Context.of(result) if context is None else context)
-        _check_complete(aside, outdir)
+        _check_complete(aside, outdir, (*FILES, *result_files(result)))
 
 
 @contextmanager
@@ -128,9 +133,16 @@ def result_summary(result: Result) -> dict:
             "peak_memory_mb": result.peak_memory_mb,
             "config": result.config.to_dict(),
             "provenance": result.provenance,
-            "files": [name for name in FILES if name != "result.json"],
+            "flow": flow_summary(result.transform),
+            "uncertainty": unsure.uncertainty_summary(result.uncertainty),
+            "files": [name for name in (*FILES, *result_files(result)) if name != "result.json"],
         }
     )
+
+
+def result_files(result: Result) -> dict[str, Writer]:
+    """Name and writer of the files that only some results have."""
+    return {**flow_files(result), **unsure.uncertainty_files(result)}
 
 
 def _write_files(result: Result, folder: Path, context: Context) -> None:
@@ -152,6 +164,8 @@ def _write_files(result: Result, folder: Path, context: Context) -> None:
         give_back()
         write_transform(result.transform, folder / "transform.h5")
         write_transform(result.inverse.transform, folder / "inverse.h5")
+        for name, write in result_files(result).items():
+            write(folder / name)
         for job in running:
             job.result()
     text = json.dumps(result_summary(result), indent=2, allow_nan=False)
@@ -169,7 +183,7 @@ def _check_contents(path: Path, overwrite: bool, files: Iterable[str]) -> None:
         )
     if inside and not overwrite:
         raise InputError(f"output folder {path}: it holds an earlier result; choose another name or pass --overwrite")
-    strange = sorted(set(inside) - set(files))
+    strange = sorted(name for name in set(inside) - set(files) if not (belongs(name) or unsure.belongs(name)))
     if strange:
         raise InputError(
             f"output folder {path}: beside an earlier result it holds {strange[0]!r}, which would be lost; move it away"
@@ -184,9 +198,9 @@ def _check_writable(folder: Path, outdir: Path) -> None:
         raise InputError(f"output folder {outdir}: cannot write in {folder}: {error.strerror or error}") from error
 
 
-def _check_complete(folder: Path, outdir: Path) -> None:
-    missing = [name for name in FILES if not (folder / name).is_file() or (folder / name).stat().st_size == 0]
-    extra = sorted({entry.name for entry in folder.iterdir()} - set(FILES))
+def _check_complete(folder: Path, outdir: Path, files: Iterable[str]) -> None:
+    missing = [name for name in files if not (folder / name).is_file() or (folder / name).stat().st_size == 0]
+    extra = sorted({entry.name for entry in folder.iterdir()} - set(files))
     if missing or extra:
         raise InputError(f"output folder {outdir}: incomplete result, missing {missing}, unexpected {extra}")
 

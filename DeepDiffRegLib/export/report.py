@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from ..data.atomic import write_aside
 from ..qc.base import SEVERITY, Context, Finding
 from ..qc.figures import FIXED_COLOR, MOVING_COLOR, css, draw
+from ..qc.uncertainty_figures import uncertainty_rows
 from ..qc.verdict import assess
 from ._report_charts import curves
+from ._report_flow import flow_values
 
 if TYPE_CHECKING:
     from ..data.image import Image
@@ -27,6 +29,7 @@ FACTS = (
     ("folds", "folded voxels"),
     ("sdlogj", "roughness (SDlogJ)"),
     ("deformation", "mean deformation"),
+    ("uncertainty", "uncertainty (s.d.)"),
 )
 
 
@@ -82,6 +85,8 @@ def _values(result: Result, context: Context) -> dict:
         "moving_grid": _grid_text(result.pair.moving),
         "labels": _rows(result.findings, "dice_mean", "labels"),
         "landmarks": _rows(result.findings, "tre_mean", "landmarks"),
+        "flow": flow_values(result, context),
+        "uncertainty": uncertainty_rows(context),
         "curves": curves(result.history),
         "timings": _timings(result.timings_s),
         "memory": f"{result.peak_memory_mb:,.0f} MB",

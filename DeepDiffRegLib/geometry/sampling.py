@@ -32,12 +32,12 @@ def per_component(values, like: torch.Tensor) -> torch.Tensor:
 
 
 def sample(values: torch.Tensor, index: torch.Tensor, mode: str = "linear", padding: str = "zeros") -> torch.Tensor:
-    """Look up ``values`` (1, C, *in_shape) at ``index`` (1, d, *out_shape); returns (1, C, *out_shape).
+    """Look up ``values`` (B, C, *in_shape) at ``index`` (B, d, *out_shape); returns (B, C, *out_shape).
 
     mode: ``linear`` (floating types, differentiable) or ``nearest`` (any type, half rounds up as in ITK).
     """
     d = values.ndim - 2
-    check_shape("sample", "index", index, (1, d, *(None,) * d))
+    check_shape("sample", "index", index, (values.shape[0], d, *(None,) * d))
     if padding not in PADDINGS:
         raise ConfigError(f"sample(): 'padding' must be one of {PADDINGS}, got {padding!r}")
     if mode == "nearest":
@@ -156,11 +156,11 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _is_fused(values: torch.Tensor, index: torch.Tensor) -> bool:
-    """Whether the fused kernels apply: 3-D, float32, CPU, every axis at least 2 voxels, nothing to differentiate."""
+    """Whether the fused kernels apply: one 3-D image, float32, CPU, axes of at least 2 voxels, nothing to differentiate."""
     tensors = (values, index)
     tracked = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-    return values.ndim == 5 and plain and not tracked and min(values.shape[2:]) > 1
+    return values.ndim == 5 and values.shape[0] == 1 and plain and not tracked and min(values.shape[2:]) > 1
 
 
 def _inside(index: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
@@ -182,6 +182,7 @@ def _nearest(values: torch.Tensor, index: torch.Tensor, padding: str) -> torch.T
     flat = torch.zeros_like(rounded[:, :1])
     for component in reversed(range(len(size))):
         flat = flat * size[component] + rounded[:, component : component + 1].clamp(0, size[component] - 1)
-    looked_up = values.reshape(1, values.shape[1], -1).gather(2, flat.reshape(1, 1, -1).expand(1, values.shape[1], -1))
-    out = looked_up.reshape(1, values.shape[1], *index.shape[2:])
+    batch, channels = values.shape[:2]
+    looked_up = values.flatten(2).gather(2, flat.flatten(2).expand(batch, channels, -1))
+    out = looked_up.reshape(batch, channels, *index.shape[2:])
     return out * _inside(index, size) if padding == "zeros" else out

@@ -22,15 +22,15 @@ def gaussian_taps(sigma_voxels: float, truncate: float = TRUNCATE) -> np.ndarray
 def gaussian(
     tensor: torch.Tensor, sigma_voxels: float | Sequence[float], out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Smooth every channel of (1, C, [Z,] Y, X).
+    """Smooth every channel of (B, C, [Z,] Y, X).
 
     sigma_voxels: one value or x, y[, z]. out: where to write (may be ``tensor`` itself); allocated when absent.
     """
     d = tensor.ndim - 2
     sigmas = [float(s) for s in np.broadcast_to(sigma_voxels, (d,))]
     taps = [gaussian_taps(s) for s in sigmas]
-    fused = d == 3 and tensor.device.type == "cpu" and tensor.dtype == torch.float32 and not tensor.requires_grad
-    return _fused(tensor, taps, out) if fused else _torch(tensor, taps, out)
+    plain = tensor.device.type == "cpu" and tensor.dtype == torch.float32 and not tensor.requires_grad
+    return (_fused if d == 3 and len(tensor) == 1 and plain else _torch)(tensor, taps, out)
 
 
 def _fused(tensor: torch.Tensor, taps: list[np.ndarray], out: torch.Tensor | None) -> torch.Tensor:
@@ -53,7 +53,7 @@ def _half(taps: np.ndarray) -> np.ndarray:
 
 def _torch(tensor: torch.Tensor, taps: list[np.ndarray], out: torch.Tensor | None) -> torch.Tensor:
     d = tensor.ndim - 2
-    result = tensor.transpose(0, 1)
+    result = tensor.flatten(0, 1)[:, None]
     convolve = torch.nn.functional.conv3d if d == 3 else torch.nn.functional.conv2d
     for component, weights in enumerate(taps):
         if weights.size == 1:
@@ -65,5 +65,5 @@ def _torch(tensor: torch.Tensor, taps: list[np.ndarray], out: torch.Tensor | Non
         pad[2 * component] = pad[2 * component + 1] = weights.size // 2
         kernel = torch.as_tensor(weights, device=tensor.device, dtype=tensor.dtype).reshape(1, 1, *shape)
         result = convolve(torch.nn.functional.pad(result, pad, mode="replicate"), kernel)
-    result = result.transpose(0, 1)
+    result = result.reshape(tensor.shape)
     return result.contiguous() if out is None else out.copy_(result)

@@ -53,9 +53,9 @@ def slabs(geometry: Geometry, voxels: int = SLAB_VOXELS) -> Iterator[tuple[slice
 def compose(outer: torch.Tensor, inner: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Displacement of (Id + outer) o (Id + inner): inner(x) + outer(x + inner(x)), both in voxels of the same grid.
 
-    out: a contiguous tensor for the result, not one of the inputs. Differentiable when an input tracks gradients.
+    Fields may be batches (B, d, *shape). out: a contiguous tensor for the result, not one of the inputs. Differentiable when an input tracks gradients.
     """
-    _check_field("compose", "inner", inner)
+    _check_field("compose", "inner", inner, batch=None)
     check_shape("compose", "outer", outer, tuple(inner.shape))
     if _is_fused(outer, inner):
         from . import _fused_fields as fused
@@ -291,13 +291,13 @@ def _row_slabs(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, min(start + thickness, shape[0]))
 
 
-def _check_field(function: str, name: str, field: torch.Tensor) -> None:
+def _check_field(function: str, name: str, field: torch.Tensor, batch: int | None = 1) -> None:
     d = field.ndim - 2
     if d not in (2, 3):
         raise ShapeError(
             f"{function}(): {name!r} must have shape (1, d, [Z,] Y, X) with d 2 or 3, got {tuple(field.shape)}"
         )
-    check_shape(function, name, field, (1, d, *(None,) * d))
+    check_shape(function, name, field, (batch, d, *(None,) * d))
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -305,7 +305,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _is_fused(*fields: torch.Tensor) -> bool:
-    """Whether the fused kernels apply: 3-D, float32, CPU, at least 2 voxels per axis, nothing to differentiate."""
+    """Whether the fused kernels apply: one 3-D field, float32, CPU, axes of at least 2 voxels, nothing to differentiate."""
     tracked = torch.is_grad_enabled() and any(t.requires_grad for t in fields)
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in fields)
-    return fields[0].ndim == 5 and plain and not tracked and min(fields[0].shape[2:]) > 1
+    return fields[0].ndim == 5 and len(fields[0]) == 1 and plain and not tracked and min(fields[0].shape[2:]) > 1

@@ -16,7 +16,6 @@ from ..transforms.base import Transform
 from ..transforms.composite import CompositeTransform
 from ..transforms.displacement import DisplacementTransform, to_world
 from ..transforms.model import Model
-from ..transforms.svf import SVFTransform
 from .messages import Map, PromptSet, Scan
 
 PREVIEW_VOXELS = 1_000_000
@@ -50,14 +49,13 @@ def prompts_of(prompts: PromptSet) -> Prompts:
 
 
 def _stiffness(prompts: PromptSet) -> Stiffness | None:
-    """Tissues of the moving scan's structures, found through the pairs of the fixed ones that the front end names."""
+    """Which structures of the moving scan are stiff or soft."""
     if not prompts.stiffness:
         return None
-    if prompts.moving_labels is None:
+    if prompts.stiffness_labels is None:
         raise InputError("stiffness needs the structures of the moving scan: choose a label map there")
-    partner = {fixed: moving for fixed, moving, _ in prompts.label_pairs}
-    tissues = tuple(Tissue(partner.get(value, value), kind) for value, kind in sorted(prompts.stiffness.items()))
-    return Stiffness(image_of(prompts.moving_labels), tissues)
+    tissues = tuple(Tissue(value, kind) for value, kind in sorted(prompts.stiffness.items()))
+    return Stiffness(image_of(prompts.stiffness_labels), tissues)
 
 
 def transform_of(map: Map) -> Transform:
@@ -76,7 +74,8 @@ def map_of(transform: Transform, fixed: Geometry) -> Map:
     parts = split(transform, 3)
     if parts.inner is None:
         return Map(parts.world.homogeneous)
-    inner = parts.inner.finished if isinstance(parts.inner, SVFTransform) else parts.inner
+    # Flows are followed once, on their own grid.
+    inner = getattr(parts.inner, "finished", parts.inner)
     if not isinstance(inner, DisplacementTransform):
         inner = DisplacementTransform(inner.displacement(fixed), fixed)
     return Map(parts.world.homogeneous, inner.tensor[0].detach().cpu().numpy(), inner.geometry)

@@ -12,6 +12,7 @@ import torch
 from ..data.image import Image
 from ..data.io import write_image
 from ..errors import InputError
+from ..export.flow import Writer, flow_files, flow_of
 from ..export.folder import result_summary
 from ..export.itk_transform import write_transform
 from ..export.nifti_warp import write_displacement
@@ -20,7 +21,7 @@ from ..memory import available_memory_bytes
 from ..qc.base import Context
 from ..result import Result
 from ._convert import scan_of
-from .messages import PromptSet
+from .messages import SAVED, PromptSet, Scan
 
 GB = 2**30
 
@@ -65,6 +66,28 @@ def judgement(result: Result, prompts: PromptSet | None, map_error_mm: dict[str,
     }
 
 
+def uncertainty(result: Result) -> dict:
+    """Maps of the network's uncertainty on their own grid, with titles and units; no map without a probabilistic network."""
+    found = result.uncertainty
+    rows = [] if found is None else list(found.maps())
+    return {
+        "samples": 0 if found is None else found.samples,
+        "maps": [scan_of(Image(values, found.geometry), quantity.name) for quantity, values in rows],
+        "titles": [quantity.title for quantity, _ in rows],
+        "units": [quantity.unit for quantity, _ in rows],
+    }
+
+
+def widths(result: Result) -> dict[str, Scan | None]:
+    """Kernel widths in mm, on the moving scan at t = 0 and on the fixed one at t = 1; Nones where they do not vary."""
+    flow = flow_of(result.transform)
+    images = [flow.widths(t, result.pair.moving.geometry) if flow is not None else None for t in (0, 1)]
+    return {
+        side: None if image is None else scan_of(image, f"kernel width, {side}")
+        for side, image in zip(("moving", "fixed"), images)
+    }
+
+
 def _row(finding: dict) -> dict:
     names = ("name", "label", "value", "unit", "limit", "verdict")
     return {name: finding[name] for name in names} | {
@@ -95,19 +118,26 @@ def _prompts(prompts: PromptSet | None) -> dict:
 
 def save(result: Result, folder: Path, what: list[str]) -> dict[str, str]:
     """Write the files; earlier ones of the same name are replaced, each only by a complete one. Returns their paths."""
-    unknown = sorted(set(what) - set(FILES))
+    unknown = sorted(set(what) - set(SAVED))
     if unknown:
-        raise InputError(f"save: cannot write {unknown[0]!r}; known: {', '.join(FILES)}")
+        raise InputError(f"save: cannot write {unknown[0]!r}; known: {', '.join(SAVED)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"save: the folder {folder} cannot be made: {error.strerror or error}") from error
     context, paths = Context.of(result), {}
     for name in what:
-        file, write = FILES[name]
-        write(result, context, folder / file)
-        paths[name] = str(folder / file)
+        for file, write in _files(name, result, context).items():
+            write(folder / file)
+            paths[name if name in FILES else file] = str(folder / file)
     return paths
+
+
+def _files(name: str, result: Result, context: Context) -> dict[str, Writer]:
+    if name not in FILES:
+        return flow_files(result)
+    file, write = FILES[name]
+    return {file: lambda path: write(result, context, path)}
 
 
 def _write_jacobian(result: Result, context: Context, path: Path) -> None:
@@ -117,7 +147,9 @@ def _write_jacobian(result: Result, context: Context, path: Path) -> None:
 def _write_record(result: Result, _context: Context, path: Path) -> None:
     from ..data.atomic import write_aside
 
-    text = json.dumps(result_summary(result), indent=2, allow_nan=False)
+    # The user chose which files lie beside it.
+    values = {name: value for name, value in result_summary(result).items() if name != "files"}
+    text = json.dumps(values, indent=2, allow_nan=False)
     with write_aside(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
@@ -133,4 +165,4 @@ FILES: dict[str, tuple[str, Callable[[Result, Context, Path], None]]] = {
     "report": ("report.html", lambda result, context, path: write_report(result, path, context)),
     "result": ("result.json", _write_record),
 }
-"""File name and writer for everything that ``save`` can write."""
+"""File name and writer for what is one file, whatever the map."""

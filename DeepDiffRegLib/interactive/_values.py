@@ -109,8 +109,8 @@ class LandmarkPair:
 class PromptSet:
     """Everything the user says about the pair. label_pairs: (value in fixed, value in moving, weight).
 
-    stiffness: ``stiff`` or ``soft`` per value of ``fixed_labels`` (the partner in ``moving_labels`` is what is stiff), for
-    transform models with a metric that varies in space.
+    stiffness: ``stiff`` or ``soft`` per value of ``stiffness_labels``, a label map of the moving scan, for transform models
+    with a metric that varies in space.
     """
 
     landmarks: tuple[LandmarkPair, ...] = ()
@@ -120,13 +120,14 @@ class PromptSet:
     fixed_mask: Scan | None = None
     moving_mask: Scan | None = None
     stiffness: Mapping[int, str] = field(default_factory=dict)
+    stiffness_labels: Scan | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "landmarks", tuple(self.landmarks))
         pairs = tuple((int(f), int(m), float(w)) for f, m, w in self.label_pairs)
         object.__setattr__(self, "label_pairs", pairs)
         object.__setattr__(self, "stiffness", {int(k): str(v) for k, v in self.stiffness.items()})
-        for name in ("fixed_labels", "moving_labels", "fixed_mask", "moving_mask"):
+        for name in ("fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "stiffness_labels"):
             scan, wanted = getattr(self, name), name.split("_")[1]
             if scan is not None and scan.kind != wanted:
                 raise InputError(f"PromptSet: {name} must be a Scan of kind {wanted!r}, got {scan.kind!r}")

@@ -12,6 +12,7 @@ from ..geometry.grid import Geometry
 from ._values import DTYPES, LandmarkPair, Map, MessageError, PromptSet, Scan
 
 MOST_NUMBER = 2**53
+PROMPT_SCANS = ("fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "stiffness_labels")
 Put = Callable[[np.ndarray, np.dtype], dict]
 Get = Callable[[dict, np.dtype, tuple[int, ...]], np.ndarray]
 Form = type | tuple | list
@@ -122,7 +123,6 @@ def _unpack_map(value: Any, get: Get) -> Map:
 
 
 def _pack_prompts(value: PromptSet, put: Put) -> dict:
-    scans = ("fixed_labels", "moving_labels", "fixed_mask", "moving_mask")
     return {
         "landmarks": [
             {
@@ -133,13 +133,12 @@ def _pack_prompts(value: PromptSet, put: Put) -> dict:
         ],
         "label_pairs": [list(pair) for pair in value.label_pairs],
         "stiffness": {str(k): v for k, v in value.stiffness.items()},
-        **{name: pack((Scan, None), getattr(value, name), put) for name in scans},
+        **{name: pack((Scan, None), getattr(value, name), put) for name in PROMPT_SCANS},
     }  # fmt: skip
 
 
 def _unpack_prompts(value: Any, get: Get) -> PromptSet:
-    scans = ("fixed_labels", "moving_labels", "fixed_mask", "moving_mask")
-    landmarks, pairs, stiffness, *maps = _keys(value, "landmarks", "label_pairs", "stiffness", *scans)
+    landmarks, pairs, stiffness, *maps = _keys(value, "landmarks", "label_pairs", "stiffness", *PROMPT_SCANS)
     if not isinstance(landmarks, list) or not isinstance(stiffness, dict) or not isinstance(pairs, list):
         raise MessageError("landmarks and label pairs must be lists, stiffness an object")
     pairs = [_numbers(pair, 3) for pair in pairs]
@@ -147,7 +146,7 @@ def _unpack_prompts(value: Any, get: Get) -> PromptSet:
         raise MessageError("stiffness needs label values as keys")
     if any(not f.is_integer() or not m.is_integer() for f, m, _ in pairs):
         raise MessageError("label pairs need whole label values")
-    opened = {name: unpack((Scan, None), scan, get) for name, scan in zip(scans, maps)}
+    opened = {name: unpack((Scan, None), scan, get) for name, scan in zip(PROMPT_SCANS, maps)}
     return PromptSet(tuple(map(_landmark, landmarks)), label_pairs=tuple(pairs), stiffness=stiffness, **opened)
 
 

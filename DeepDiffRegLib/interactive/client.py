@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import InputError
 from ._link import Link
 from .messages import (
+    BESIDE,
     REPLACES,
     SAVED,
     Command,
@@ -36,7 +37,7 @@ BREATH_S = 0.004
 KILL_AFTER_S = 0.5
 """A cancel without answer ends the process this long after its deadline."""
 CURVE_LENGTH = 20_000
-OF_ONE_COMMAND = frozenset({"loaded", "progress", "preview", "map", "judged"})
+OF_ONE_COMMAND = frozenset({"loaded", "progress", "preview", "map", "judged", "sigma", "uncertainty", "frame"})
 """Events that mean nothing any more when their command has been replaced."""
 
 
@@ -139,6 +140,10 @@ class WorkerClient:
             raise InputError(f"save: what must be among {', '.join(SAVED)}, got {unknown[0]!r}")
         return self._give("save", folder=str(Path(folder).absolute()), what=list(what))
 
+    def frames(self, count: int) -> int:
+        """The current map at ``count`` times from 0 to 1, one ``frame`` event each; the map itself stays."""
+        return self._give("frames", count=int(count))
+
     def cancel(self, deadline_s: float = 0.5) -> None:
         """Stop what runs and forget what waits; ``cancelled`` follows.
 
@@ -220,8 +225,8 @@ class WorkerClient:
         return self._note(event)
 
     def _is_old(self, name: str, generation: int) -> bool:
-        if name == "judged":
-            return any(later > generation and old != "save" for later, old in self._live.items())
+        if name in ("judged", "sigma", "uncertainty"):
+            return any(later > generation and old not in BESIDE for later, old in self._live.items())
         return generation in self._replaced
 
     def _note(self, event: Event) -> Event | None:

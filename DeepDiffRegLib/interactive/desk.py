@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .arrays import ArrayFolder
-from .messages import REPLACES, handles
+from .messages import BESIDE, REPLACES, handles
 
 MOST_WAITING = 64
 """Commands that may wait; more are dropped as if cancelled: no front end that waits for answers gets here."""
@@ -48,7 +48,7 @@ class Desk:
     def submit(self, name: str, generation: int, raw: bytes = b"") -> list[Job]:
         """Add a job; returns those that are dropped for it. One that runs and is pointless now is told to stop."""
         gone = REPLACES.get(name, frozenset())
-        if name not in LASTING:
+        if name not in BESIDE:
             gone = gone | YIELDING
         with self._changed:
             dropped = [job for job in self._waiting if job.name in gone]
@@ -65,7 +65,7 @@ class Desk:
     def follow_up(self, name: str, generation: int) -> None:
         """Do a yielding job next when nothing waits that would make it pointless."""
         with self._changed:
-            if all(job.name in LASTING for job in self._waiting):
+            if all(job.name in BESIDE for job in self._waiting):
                 self._waiting.appendleft(Job(name, generation, b""))
                 self._changed.notify_all()
 

@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..budget import Voxels, plan
-from ..config import Config, load_preset
+from ..config import MOST_FRAMES, Config, load_preset
 from ..data.image import Image
 from ..data.pair import Pair, Prompts
 from ..data.phantoms import make_pair
 from ..device import available_devices, choose_device
 from ..errors import Cancelled, InputError, OutOfMemoryError
+from ..export.flow import frame_times
 from ..memory import available_memory_bytes
 from ..problem import working_voxels
 from ..provenance import sha256, versions
@@ -28,10 +29,10 @@ from ..transforms.base import Transform
 from . import _outputs as outputs
 from ._convert import image_of, inverse_map_of, map_of, prompts_of, scan_of, transform_of
 from ._progress import JobProgress, Tell
-from ._thinning import cost_mm, for_a_scene
+from ._thinning import WHOLE_VOXELS, cost_mm, for_a_scene
 from .arrays import ArrayFolder
 from .desk import JUDGE, WARM, YIELDING, Desk, Job, Tray
-from .messages import Command, PromptSet, decode_command, handles
+from .messages import BESIDE, Command, PromptSet, decode_command, handles
 
 GB = 2**30
 WARM_SIZE = (24, 24, 24)
@@ -85,10 +86,10 @@ class Jobs:
                 self._show(job)
         except (InputError, *OUT_OF_MEMORY) as error:
             self._explain(job, error)
-        if job.name != "save":
+        if job.name not in BESIDE:
             self._history(job)
         self._send("done", job.generation, {"command": job.name})
-        if self._steps and job.name != "save":
+        if self._steps and job.name not in BESIDE:
             self._desk.follow_up(JUDGE, job.generation)
 
     def _explain(self, job: Job, error: Exception) -> None:
@@ -186,6 +187,22 @@ class Jobs:
         self._send("saved", job.generation, {"paths": paths})
         return True
 
+    def frames(self, job: Job) -> bool:
+        """The current map on its way, frame by frame; a later command ends it between two of them."""
+        count, session = self._command(job).data["count"], self._needed()
+        if not 2 <= count <= MOST_FRAMES:
+            raise InputError(f"frames: their number must lie between 2 and {MOST_FRAMES}, got {count}")
+        whole, grid = session.transform, session.pair.fixed.geometry
+        if grid.voxels > WHOLE_VOXELS:
+            whole = whole.coarse(2 * min(grid.spacing_mm))
+        about = {"step": session.step, "count": count, "flows": whole.flows}
+        for number, time in enumerate(frame_times(count)):
+            if job.stop.is_set():
+                break
+            now = for_a_scene(map_of(whole.at(time), grid))
+            self._send("frame", job.generation, {**about, "number": number, "time": time, "map": now})
+        return True
+
     def judge(self, job: Job) -> bool:
         """Say how good the current map is."""
         result, state = self._judged(job), self._state
@@ -198,6 +215,8 @@ class Jobs:
         data |= {"step": self._session.step, "warped": scan_of(result.warped, "warped")}
         data |= {"inverse": for_a_scene(inverse)}
         self._send("judged", job.generation, data)
+        self._send("sigma", job.generation, {"step": self._session.step, **outputs.widths(result)})
+        self._send("uncertainty", job.generation, {"step": self._session.step, **outputs.uncertainty(result)})
         self._history(job)
         return True
 
@@ -284,5 +303,5 @@ class Jobs:
 
 _HANDLERS: dict[str, Callable[[Jobs, Job], bool]] = {
     name: getattr(Jobs, name)
-    for name in ("load", "run", "update", "resume", "undo", "redo", "select", "save", JUDGE, WARM)
+    for name in ("load", "run", "update", "resume", "undo", "redo", "select", "save", "frames", JUDGE, WARM)
 }

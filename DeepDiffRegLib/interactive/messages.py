@@ -14,14 +14,16 @@ from ._values import DTYPES, Command, Event, LandmarkPair, Map, MessageError, Pr
 from ._wire import Form, Get, Put, pack, unpack
 
 __all__ = [
-    "COMMANDS", "DTYPES", "EVENTS", "LONGEST_MESSAGE", "REPLACES", "SAVED", "Command", "Event", "LandmarkPair", "Map",
+    "BESIDE", "COMMANDS", "DTYPES", "EVENTS", "LONGEST_MESSAGE", "REPLACES", "SAVED", "Command", "Event", "LandmarkPair", "Map",
     "MessageError", "PromptSet", "Scan", "check_command", "decode_command", "decode_event", "encode", "handles", "head",
 ]  # fmt: skip
 
+BESIDE = frozenset({"save", "frames"})
+"""Commands that change no map: judging goes on before them, and is not repeated after them."""
 LONGEST_MESSAGE = 4 << 20
 """Bytes of one message."""
-SAVED = ("transform", "inverse", "displacement", "jacobian", "report", "result")
-"""What ``save`` can write."""
+SAVED = ("transform", "inverse", "displacement", "jacobian", "flow", "report", "result")
+"""What ``save`` can write. ``flow``: momentum, velocity, kernel widths and weights, as far as the map has them."""
 
 COMMANDS: dict[str, dict[str, Form]] = {
     "load": {"fixed": Scan, "moving": Scan},
@@ -32,6 +34,7 @@ COMMANDS: dict[str, dict[str, Form]] = {
     "redo": {},
     "select": {"step": int},
     "save": {"folder": str, "what": [str]},
+    "frames": {"count": int},
     "cancel": {},
     "seen": {},
     "close": {},
@@ -52,6 +55,9 @@ EVENTS: dict[str, dict[str, Form]] = {
         "step": int, "verdict": str, "findings": [dict], "segments": [dict], "warnings": [str],
         "inverse_error_mm": dict, "map_error_mm": dict, "inverse": Map, "warped": Scan, "jacobian": Scan, "folded_voxels": int, "record": dict,
     },
+    "sigma": {"step": int, "moving": (Scan, None), "fixed": (Scan, None)},
+    "uncertainty": {"step": int, "samples": int, "maps": [Scan], "titles": [str], "units": [str]},
+    "frame": {"step": int, "number": int, "count": int, "time": float, "flows": bool, "map": Map},
     "history": {"steps": [dict], "current": int},
     "saved": {"paths": dict},
     "cancelled": {"kept": bool, "restarted": bool},
@@ -61,16 +67,19 @@ EVENTS: dict[str, dict[str, Form]] = {
     "crashed": {"exit_code": (int, None), "detail": str},
     "closed": {},
 }  # fmt: skip
-"""Events and the keys of their data. ``done``: the command has come to its end, whatever that was."""
+"""Events and the keys of their data. ``done``: the command has come to its end, whatever that was. ``sigma`` follows ``judged``:
+kernel widths in mm at t = 0 and t = 1, None where they do not vary. ``uncertainty`` follows too: how sure a network was, one map
+per quantity (named as in ``methods.uncertainty.QUANTITIES``), none without a probabilistic network."""
 
 REPLACES: dict[str, frozenset[str]] = {
-    "load": frozenset({"load", "run", "update", "resume", "undo", "redo", "select"}),
-    "run": frozenset({"run", "update", "resume"}),
-    "resume": frozenset({"run", "update", "resume"}),
-    "update": frozenset({"update"}),
-    "undo": frozenset({"update"}),
-    "redo": frozenset({"update"}),
-    "select": frozenset({"update"}),
+    "load": frozenset({"load", "run", "update", "resume", "undo", "redo", "select", "frames"}),
+    "run": frozenset({"run", "update", "resume", "frames"}),
+    "resume": frozenset({"run", "update", "resume", "frames"}),
+    "update": frozenset({"update", "frames"}),
+    "undo": frozenset({"update", "frames"}),
+    "redo": frozenset({"update", "frames"}),
+    "select": frozenset({"update", "frames"}),
+    "frames": frozenset({"frames"}),
 }
 """Commands that a later one makes pointless: they are dropped, or cancelled when they run. Others wait their turn."""
 

@@ -7,6 +7,7 @@ current map (Balakrishnan et al., CVPR 2018; Dalca et al., MedIA 2019; Chen et a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,15 +22,19 @@ from ..geometry.pyramid import BLUR_PER_FACTOR, level_geometry, resample
 from ..geometry.sampling import index_matrix, warp
 from ..geometry.smoothing import gaussian
 from ..networks.base import Prediction
-from ..networks.weights import CanonicalGrid, Intensities, Model, load_model, read_card
+from ..networks.weights import CanonicalGrid, Intensities, Model, ModelCard, load_model, read_card
 from ..preprocess.intensity import percentiles
 from ..problem import Problem
 from ..progress import Progress, Step
 from ..result import Status
+from ..transforms import TRANSFORMS
 from ..transforms.base import Transform
 from ..transforms.displacement import DisplacementTransform, to_world
-from ..transforms.svf import SVFTransform
+from ..transforms.model import Model as TransformModel
+from ..transforms.svf import SVFModel, SVFTransform
 from ..transforms.tvf import TVFTransform
+from ._belief import Belief, prediction_geometry
+from ._prior_svf import PriorSVFModel
 from .iterative import Iterative, Solution
 
 STAGE = "network"
@@ -66,19 +71,42 @@ class Feedforward:
             if progress.cancelled():
                 return replace(start, status=Status.CANCELLED, message="cancelled before the network was asked")
             progress.report(Step(STAGE, fraction=span[0]))
-            inner = predicted(problem, load_model(config.model, problem.device), start.world.homogeneous)
-            start = replace(start, inner=inner, status=Status.CONVERGED, message=PREDICTED)
+            model = load_model(config.model, problem.device)
+            inner, belief = told(problem, model, start.world.homogeneous)
+            start = replace(start, inner=inner, belief=belief, status=Status.CONVERGED, message=PREDICTED)
             span = (span[0] + SHARE * (span[1] - span[0]), span[1]) if refine else span
             progress.report(Step(STAGE, fraction=span[0] if refine else span[1]))
         if progress.cancelled():
             return replace(start, status=Status.CANCELLED, message=f"{PREDICTED}; cancelled before refining")
         if not refine:
             return start
-        return Iterative().solve(problem, config, start, prompts, progress, schedule, span)
+        return _Refinement().solve(problem, config, start, prompts, progress, schedule, span)
+
+
+class _Refinement(Iterative):
+    """The one solver; a velocity with a belief is held to it."""
+
+    def model(self, problem: Problem, config: Config, start: Solution) -> TransformModel:
+        held = start.belief is not None and config.network.prior == "posterior"
+        if not held or TRANSFORMS.load(config.transform.name) is not SVFModel:
+            return super().model(problem, config, start)
+        options = config.network
+        prior = start.belief.prior(problem.pair.fixed.geometry, options.image_sigma, options.precision)
+        try:
+            return PriorSVFModel(prior, **config.transform.options)
+        except TypeError as error:
+            raise ConfigError(f"transform {config.transform.name!r} does not take these options: {error}") from error
 
 
 def predicted(problem: Problem, model: Model, world: np.ndarray) -> Transform:
-    """The map u of x_moving = A(x + u(x)) that the model sees between the fixed scan and the moving one through A.
+    """The map of ``told``, alone."""
+    return told(problem, model, world)[0]
+
+
+def told(problem: Problem, model: Model, world: np.ndarray) -> tuple[Transform, Belief | None]:
+    """The map and how sure the network is of it (None when it does not say).
+
+    The map is u of x_moving = A(x + u(x)) that the model sees between the fixed scan and the moving one through A.
 
     world: A, homogeneous, mm. Displacements, velocities and their sequences become the transform of their kind on a grid whose
     axes are the fixed scan's, about as fine as the prediction.
@@ -87,8 +115,16 @@ def predicted(problem: Problem, model: Model, world: np.ndarray) -> Transform:
     fixed, moving = canonical_scans(problem, grid, world, model.card.preprocessing)
     with torch.inference_mode():
         prediction = model.network(moving, fixed)
-    fields = [f.clone() for f in prediction.fields]  # inference tensors may not be used where gradients are tracked
-    return carried_back(replace(prediction, fields=tuple(fields)), grid, problem.pair.fixed.geometry)
+    # inference tensors may not be used where gradients are tracked
+    fields, variance = tuple(f.clone() for f in prediction.fields), prediction.log_variance
+    prediction = replace(prediction, fields=fields, log_variance=None if variance is None else variance.clone())
+    belief = None if variance is None else Belief(prediction, grid, *trained_with(model.card))
+    return carried_back(prediction, grid, problem.pair.fixed.geometry), belief
+
+
+def trained_with(card: ModelCard) -> tuple[float | None, float]:
+    """Precision of the prior of a network's training (None: the card does not say), s.d. of its covariance's filter in voxels."""
+    return card.prior.get("precision"), card.prior.get("smoothing_voxels", 0.0)
 
 
 def canonical_geometry(problem: Problem, canonical: CanonicalGrid | None) -> Geometry:
@@ -97,13 +133,16 @@ def canonical_geometry(problem: Problem, canonical: CanonicalGrid | None) -> Geo
     The fixed scan's own grid when it is such a grid already (size, spacing and axes), or when the model takes any.
     """
     own = problem.pair.fixed.geometry
-    if canonical is None:
-        return own
+    return own if canonical is None else laid_over(own, lambda: problem.fixed_box_mm, canonical)
+
+
+def laid_over(own: Geometry, box_mm: Callable[[], np.ndarray], canonical: CanonicalGrid) -> Geometry:
+    """The canonical grid over a scan on ``own`` (that grid itself when it is such a grid). box_mm: corners of its anatomy."""
     direction, spacing = np.array(canonical.direction, dtype=float), np.array(canonical.spacing_mm, dtype=float)
     same_axes = np.abs(own.rotation - direction).max() < AXES_TOLERANCE
     if own.size == canonical.size and same_axes and np.allclose(own.spacing_mm, spacing, rtol=AXES_TOLERANCE):
         return own
-    box = problem.fixed_box_mm
+    box = box_mm()
     middle = (box.min(0) + box.max(0)) / 2
     center = canonical.anatomy_center or tuple((n - 1) / 2 for n in canonical.size)
     origin = middle - direction @ (spacing * np.array(center))
@@ -116,12 +155,12 @@ def canonical_scans(
     """Fixed scan, and moving scan through A, on ``grid``: (1, 1, *grid.shape) with the model's intensities, 0 outside."""
     pair, identity = problem.pair, np.eye(grid.ndim + 1)
     return tuple(
-        as_trained(_on_grid(image.to(problem.device), grid, matrix), intensities)
+        as_trained(on_grid(image.to(problem.device), grid, matrix), intensities)
         for image, matrix in ((pair.fixed, identity), (pair.moving, world))
     )
 
 
-def _on_grid(image: Image, grid: Geometry, world: np.ndarray) -> torch.Tensor:
+def on_grid(image: Image, grid: Geometry, world: np.ndarray) -> torch.Tensor:
     """The scan sampled at world(x) for every voxel x of the grid, blurred first along axes that get coarser."""
     if np.array_equal(world, np.eye(grid.ndim + 1)) and image.geometry.same_grid(grid):
         return image.tensor
@@ -143,9 +182,8 @@ def carried_back(prediction: Prediction, grid: Geometry, fixed: Geometry) -> Tra
 
     Where the fixed scan reaches beyond the model's grid the fields keep their border values.
     """
-    spacing = tuple(h * r for h, r in zip(grid.spacing_mm, prediction.spacing_voxels))
-    own = Geometry(prediction.field.shape[:1:-1], spacing, grid.origin_mm, grid.direction)
-    target = level_geometry(fixed, min(spacing), 2)
+    own = prediction_geometry(prediction, grid)
+    target = level_geometry(fixed, min(own.spacing_mm), 2)
     # to_world turns voxels of a grid into mm: a field's unit is ``unit_voxels`` voxels of the network's input
     fields = [to_world(f * prediction.unit_voxels, grid) for f in prediction.fields]
     fields = [resample(f, own, target, blur=False).contiguous() for f in fields]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from ..transforms.composite import CompositeTransform
 from ..transforms.displacement import DisplacementTransform, to_world
 from ..transforms.model import Model
 
+if TYPE_CHECKING:
+    from ._belief import Belief
+
 STAGE = "deformable"
 REACH_PER_MISS = 0.25
 MEET_PER_MISS = 0.4
@@ -33,13 +37,17 @@ MET_WITHIN_SD = 0.9
 
 @dataclass(frozen=True)
 class Solution:
-    """world: the affine part A; inner: the model's map, applied first (None: identity); transform: both."""
+    """world: the affine part A; inner: the model's map, applied first (None: identity); transform: both.
+
+    belief: what a probabilistic network said of the pair, None without one.
+    """
 
     world: AffineTransform
     inner: Transform | None
     status: Status
     message: str
     history: tuple[HistoryEntry, ...] = ()
+    belief: Belief | None = None
 
     @cached_property
     def transform(self) -> Transform:
@@ -74,7 +82,7 @@ class Iterative:
         """
         schedule = schedule or config.schedule
         box, pinned = self._box(problem, config, start)
-        model = TRANSFORMS.build(config.transform.name, **config.transform.options)
+        model = self.model(problem, config, start)
         model.pinned = pinned
         if prompts.stiffness is not None:
             model.set_stiffness(prompts.stiffness, start.world.homogeneous)
@@ -106,7 +114,13 @@ class Iterative:
         ).run()  # fmt: skip
         unsteered = landmarks is None or outcome.status is Status.CANCELLED
         inner = outcome.transform if unsteered else meet(landmarks, model, outcome.transform)
-        return Solution(start.world, inner, outcome.status, outcome.message, tuple(outcome.history))
+        return replace(
+            start, inner=inner, status=outcome.status, message=outcome.message, history=tuple(outcome.history)
+        )
+
+    def model(self, problem: Problem, config: Config, start: Solution) -> Model:
+        """What is to be optimised."""
+        return TRANSFORMS.build(config.transform.name, **config.transform.options)
 
     def _box(self, problem: Problem, config: Config, start: Solution):
         region = problem.region(start.world.homogeneous, config)

@@ -24,7 +24,8 @@ class TransMorphArchitecture(Architecture):
     """backbone: ``swin`` (windowed attention) or ``convolutions`` (light). channels: C at 1/4 resolution, doubled per stage.
 
     depths, heads: per stage; convolutions use only the number of depths. window: in tensor order, the last ``ndim`` count.
-    head_channels: before the last convolution. steps: velocities (of the time-varying network alone).
+    head_channels: before the last convolution. Of the time-varying network alone: steps, the number of velocities;
+    authors_exact, whether they are followed as in the authors' code, for weights that were trained with it.
     """
 
     backbone: str = "swin"
@@ -36,6 +37,7 @@ class TransMorphArchitecture(Architecture):
     drop_path: float = 0.3
     head_channels: int = 16
     steps: int = 8
+    authors_exact: bool = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -100,8 +100,9 @@ def folded_kernel(weight: torch.Tensor) -> torch.Tensor:
     Per axis (a, b, c) becomes (c, b + c, a + b, a).
     """
     fold = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
-    for _axis in range(2, weight.ndim):
-        weight = torch.tensordot(weight, fold, dims=([2], [0]))
+    with torch.autocast(weight.device.type, enabled=False):  # a few numbers: in mixed precision they stay in 32 bits
+        for _axis in range(2, weight.ndim):
+            weight = torch.tensordot(weight, fold, dims=([2], [0]))
     return weight.transpose(0, 1)
 
 

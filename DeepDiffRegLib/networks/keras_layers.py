@@ -23,6 +23,18 @@ FLOW_ORDERS = {"ij": (0, 1, 2), "xy": (1, 0, 2)}
 """Which output channel displaces array axis 0, 1, 2."""
 SCALED_BY = 128.0
 """Models that learnt the division of scaling and squaring (2^7) themselves give v / 128."""
+CANONICAL = {
+    "size": (224, 192, 160),
+    "spacing_mm": (1.0, 1.0, 1.0),
+    "direction": ((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)),
+    "anatomy_center": (106.5, 93.0, 80.0),
+}
+"""The authors' grid: x runs to the front, y to the feet, z to the left. The center is that of their example scan."""
+PRIOR = {"voxelmorph-diff": {"precision": 10.0, "smoothing_voxels": 0.0}}
+"""Of the authors' training, by their code's default."""
+TOP = 0.467
+"""Value of the 99.9th percentile of the authors' example scan, air included, after their division by 255."""
+DATA = "T1-weighted brains, skull-stripped, aligned to an atlas by an affine map, 1 mm (as published by the authors)"
 CANDIDATES = {"voxelmorph1": VoxelMorph1, "voxelmorph2": VoxelMorph2, "voxelmorph-diff": VoxelMorphDiff}
 
 

@@ -17,7 +17,7 @@ from ..geometry.smoothing import gaussian, gaussian_taps
 
 @dataclass(frozen=True)
 class Posterior:
-    """mean, log_variance: (1, d, *shape). smoothing_voxels: s.d. of C; 0 for a diagonal covariance."""
+    """mean, log_variance: (B, d, *shape). smoothing_voxels: s.d. of C; 0 for a diagonal covariance."""
 
     mean: torch.Tensor
     log_variance: torch.Tensor

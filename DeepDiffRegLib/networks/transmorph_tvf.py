@@ -9,6 +9,7 @@ from torch import nn
 
 from ..geometry.sampling import identity_index, sample
 from ..transforms.integrate import time_step
+from ._authors_tvf import advanced, applied, look_up
 from ._transmorph_parts import NormConv, TransMorphArchitecture, Trunk, UpBlock, enlarged, half_size, head
 from .base import Architecture, Network
 
@@ -32,7 +33,8 @@ class TransMorphTVF(Network):
     """N velocities at half resolution, in voxels of that resolution per step, applied one after the other.
 
     ``paper``: 8 steps on the large backbone (108,611,336 weights in 3-D); ``released``: 12 steps, as the authors trained;
-    ``lddmm``: the network of TM-TVF_LDDMM, which differs in its loss; ``base``, ``light``: smaller backbones.
+    ``lddmm``: the network of TM-TVF_LDDMM, which differs in its loss; ``base``, ``light``: smaller backbones. Architectures
+    with ``authors_exact`` predict the one displacement that the authors' code makes of the velocities (``_authors_tvf``).
     """
 
     kind, stride = "time_varying", 2
@@ -48,6 +50,8 @@ class TransMorphTVF(Network):
         super().__init__()
         self.architecture = shape = architecture or self.variant()
         self.multiple = shape.multiple
+        if shape.authors_exact:
+            self.kind, self.stride = "displacement", 1
         self.trunk = Trunk(shape)
         self.steps = nn.ModuleList(Step(shape) for _ in range(shape.steps))
 
@@ -61,17 +65,10 @@ class TransMorphTVF(Network):
         u = torch.zeros_like(moving).expand(-1, moving.ndim - 2, *moving.shape[2:])
         for number, step in enumerate(self.steps):
             velocities.append(step(features, torch.cat((warped, fixed), 1)))
-            if number + 1 < len(self.steps):
-                u = _each(time_step, velocities[-1] * per_point, u)
-                warped = _each(_look_up, moving, u)
-        return tuple(velocities), None
-
-
-def _each(function, *batches: torch.Tensor) -> torch.Tensor:
-    """Apply a function of single images (1, C, *shape) to each image of the batches."""
-    return torch.cat([function(*single) for single in zip(*(b.split(1) for b in batches))])
-
-
-def _look_up(image: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """image o (Id + u)."""
-    return sample(image, identity_index(tuple(u.shape[2:]), u.device, u.dtype) + u)
+            if self.architecture.authors_exact:
+                u = advanced(u, velocities[-1])
+                warped = look_up(moving, u)
+            elif number + 1 < len(self.steps):
+                u = time_step(velocities[-1] * per_point, u)
+                warped = sample(moving, identity_index(tuple(u.shape[2:]), u.device, u.dtype) + u)
+        return (applied(u),) if self.architecture.authors_exact else tuple(velocities), None

@@ -169,7 +169,8 @@ def _read(path: str | Path) -> tuple[ModelCard, bytes]:
         raise InputError(f"{path}: no such model file")
     content = path.read_bytes()
     for magic, what in MAGIC.items():
-        if content.startswith(magic):
+        # a safetensors file starts with the length of its header, which may begin like a pickle, and then the header's brace
+        if content.startswith(magic) and content[8:9] != b"{":
             raise InputError(f"{path}: is {what}, not a safetensors file; refused, because such files can run code")
     beside = card_path(path)
     if not beside.is_file():

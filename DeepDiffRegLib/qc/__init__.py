@@ -15,4 +15,5 @@ CHECKS = Registry(
     Entry("segments", f"{_HERE}.segments:compute", "volume change and Jacobian percentiles of every structure"),
     Entry("inverse_consistency", f"{_HERE}.inverse_consistency:compute", "error of the inverse transform"),
     Entry("displacement", f"{_HERE}.displacement:compute", "how far the anatomy moves"),
+    Entry("uncertainty", f"{_HERE}.uncertainty:compute", "how sure a probabilistic network is of its map"),
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..data.image import Image
     from ..data.pair import LabelPair, Pair
     from ..data.points import Landmarks
+    from ..methods.uncertainty import Uncertainty
     from ..result import Result
     from ..transforms.base import Inverse, Transform
     from ._work import WorkGrid
@@ -52,7 +53,8 @@ class Context:
     transform: fixed_to_moving. inverse: moving_to_fixed. warped: moving scan on the fixed grid. displacement:
     phi(x) - x on the whole fixed grid, (1, d, *shape) float32, mm, LPS. start: where the deformable part started.
     steered: landmarks and labels of the pair were prompts of this transform, so they are no independent test of it.
-    between: called before each check and within long ones, so that it may stop them by an exception.
+    between: called before each check and within long ones, so that it may stop them by an exception. uncertainty: how sure
+    a probabilistic network was of the pair.
     """
 
     pair: Pair
@@ -63,6 +65,7 @@ class Context:
     start: Transform | None = None
     steered: bool = False
     between: Callable[[], None] = _go_on
+    uncertainty: Uncertainty | None = None
 
     @classmethod
     def build(
@@ -74,17 +77,19 @@ class Context:
         start: Transform | None = None,
         steered: bool = False,
         between: Callable[[], None] = _go_on,
+        uncertainty: Uncertainty | None = None,
     ) -> Context:
         """Evaluate the displacement on the fixed grid and collect the rest."""
         displacement = transform.displacement(pair.fixed.geometry).detach()
-        return cls(pair, transform, inverse, warped, displacement, start, steered, between)
+        return cls(pair, transform, inverse, warped, displacement, start, steered, between, uncertainty)
 
     @classmethod
     def of(cls, result: Result) -> Context:
         """The context of a finished registration: the one its checks used, else built."""
         if result.context is not None:
             return result.context
-        return cls.build(result.pair, result.transform, result.inverse, result.warped, result.start)
+        found = (result.pair, result.transform, result.inverse, result.warped, result.start)
+        return cls.build(*found, uncertainty=result.uncertainty)
 
     @property
     def fixed_labels(self) -> Image | None:

@@ -188,10 +188,13 @@ class _Gray:
 
     def after(self, plane: Plane) -> np.ndarray:
         """The moving scan at phi(x), sampled once from its own voxels."""
-        moving = self._context.pair.moving
         field = _field_at(self._context, plane.points_mm)
-        at = plane.points_mm + np.moveaxis(field, 0, -1)
-        values = _windowed(plane.look_up_at(moving.tensor, moving.geometry, at), self._moving_window)
+        return self.moved(plane, plane.points_mm + np.moveaxis(field, 0, -1))
+
+    def moved(self, plane: Plane, at_mm: np.ndarray) -> np.ndarray:
+        """The moving scan at (H, W, d) positions, black where the view leaves the fixed scan."""
+        moving = self._context.pair.moving
+        values = _windowed(plane.look_up_at(moving.tensor, moving.geometry, at_mm), self._moving_window)
         return values * self._context.pair.fixed.geometry.contains(plane.points_mm)
 
 

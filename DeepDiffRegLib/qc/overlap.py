@@ -73,9 +73,9 @@ def _row(pair, fixed, warped, before, boxes, spacing, context: Context) -> dict 
     box = _union([boxes[0][pair.fixed], boxes[1].get(pair.moving)], fixed.shape)
     a, b = fixed[box] == pair.fixed, warped[box] == pair.moving
     voxels = int(a.sum())
-    row = {"label": pair.fixed, "moving_label": pair.moving, "voxels": voxels, "dice": _dice(a, b)}
+    row = {"label": pair.fixed, "moving_label": pair.moving, "voxels": voxels, "dice": dice(a, b)}
     early = _union([boxes[0][pair.fixed], boxes[2].get(pair.moving)], fixed.shape)
-    row["dice_before"] = _dice(fixed[early] == pair.fixed, before[early] == pair.moving)
+    row["dice_before"] = dice(fixed[early] == pair.fixed, before[early] == pair.moving)
     row["hd95_mm"] = row["msd_mm"] = None
     row["place_mm"] = context.position_mm(np.argwhere(a).mean(0) + [s.start for s in box])
     if b.any():
@@ -144,6 +144,7 @@ def _union(boxes, shape) -> tuple[slice, ...]:
     )
 
 
-def _dice(first: np.ndarray, second: np.ndarray) -> float:
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Overlap of two masks, 0 to 1 in steps of 0.0001; 0 when both are empty."""
     total = int(first.sum()) + int(second.sum())
     return round(2 * float((first & second).sum()) / total, 4) if total else 0.0

@@ -7,6 +7,12 @@ _RDMM = "Shen et al., NeurIPS 2019"
 EXPERIMENTS = Registry(
     "experiment",
     Entry(
+        "integration-steps",
+        f"{_HERE}.integration_steps:IntegrationSteps",
+        "folds, inverse error and time of integrating a real network's velocities",
+        "Dalca et al., MedIA 2019",
+    ),
+    Entry(
         "rdmm-energy", f"{_HERE}.rdmm_energy:RDMMEnergy", "shooting keeps its energy, with the source term only", _RDMM
     ),
     Entry(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError
-from ._shooting_rhs import epdiff, gradient
+from ._shooting_rhs import carry, epdiff
 from .kernels import Kernel, MultiGaussian, Smoother, SmootherBank, Walls
 
 State = tuple[torch.Tensor, ...]
@@ -118,10 +118,8 @@ class RegionalFlow:
         """(v, (dm/dt, dh/dt)); the source is sum_i G_blur(m . nu_i) D h_i with the gradient of today's h."""
         m, h = state
         v, nu = self._parts(state)
-        slopes = gradient(h, self.spacing)
-        push = self.blurred((m * nu).sum(1))
-        dm = epdiff(m, v, self.spacing) + self.source * (push[:, None] * slopes).sum(0)
-        return v, (dm, -(slopes * v).sum(1))
+        source, dh = carry(h, self.blurred((m * nu).sum(1)), v, self.spacing)
+        return v, (epdiff(m, v, self.spacing) + self.source * source, dh)
 
     def precondition(self, m: torch.Tensor) -> torch.Tensor:
         """The mean of all kernels, for scaling steps only."""

@@ -18,7 +18,7 @@ from ..errors import RegistrationError
 from ..geometry.sampling import identity_index, sample
 from ._shooting_metric import ConstantFlow, RegionalFlow, State
 
-COURANT = 1.0
+COURANT = 1.6
 """Voxels, summed over the axes, that a time step may move; Runge-Kutta 4 with these differences is stable to 2."""
 RAISE = 1.25
 """Time steps are raised by this much more than needed, so that they need not be raised again soon."""

@@ -3,13 +3,14 @@
 Fields have no batch axis: m, v (d, *shape) with components x, y[, z] in mm along the grid's axes, pre-weights h (N, *shape).
 D_j is the fourth-order central difference along axis j of the field mirrored at the grid's faces; the divergence is -D_j^T, the
 negative of its exact adjoint. With that pair <m, v> is conserved by the semi-discrete equations whatever the borders do, and the backward
-pass of the bilinear right-hand side is the right-hand side again.
+pass of the bilinear right-hand side is the right-hand side again. 3-D float32 fields on the CPU take the fused kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 NEAR, FAR = 8 / 12, 1 / 12
@@ -37,8 +38,31 @@ def _stencil(values: torch.Tensor, axis: int, spacing: float, parity: float) -> 
     return out.add_(extended.narrow(axis, 0, n), alpha=FAR / spacing)
 
 
+def is_fused(*fields: torch.Tensor) -> bool:
+    """Whether the fused kernels apply: (..., Z, Y, X), float32, CPU, at least 2 voxels per axis."""
+    plain = all(f.device.type == "cpu" and f.dtype == torch.float32 for f in fields)
+    return plain and fields[0].ndim == 4 and min(fields[0].shape[1:]) >= 2
+
+
+def _fused(name: str, fields, spacing: Sequence[float], parities: str, *outputs: torch.Tensor) -> None:
+    """Run a kernel of ``_fused_rhs``. parities: which continuations along z and y it needs, ``e`` and ``o``."""
+    from . import _fused_rhs
+
+    arrays = [f.detach().contiguous().numpy() for f in fields]
+    tables = []
+    for axis in (2, 1):
+        index, even, odd = _fused_rhs.taps(fields[0].shape[3 - axis], spacing[axis])
+        tables += [index, *({"e": even, "o": odd}[p] for p in parities)]
+    factors = (np.float32(FAR / spacing[0]), np.float32(NEAR / spacing[0]))
+    getattr(_fused_rhs, name)(*arrays, *tables, *factors, *(out.numpy() for out in outputs))
+
+
 def coadjoint(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """-div(m (x) v) - (Dv)^T m: component i is sum_j D_j^T(m_i v_j) - sum_j m_j D_i v_j; (d, *shape)."""
+    if is_fused(m, v):
+        out = torch.empty(m.shape)
+        _fused("coadjoint", (m, v), spacing, "eo", out)
+        return out
     out = torch.zeros_like(m, memory_format=torch.contiguous_format)
     for j in range(m.shape[0]):
         axis = m.ndim - 1 - j
@@ -49,6 +73,10 @@ def coadjoint(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> tor
 
 def along(v: torch.Tensor, w: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """(v . D) w - (w . D) v: the derivative of ``coadjoint`` with respect to m, transposed; (d, *shape)."""
+    if is_fused(v, w):
+        out = torch.empty(v.shape)
+        _fused("along", (v, w), spacing, "e", out)
+        return out
     out = torch.zeros_like(v, memory_format=torch.contiguous_format)
     for j in range(v.shape[0]):
         axis = v.ndim - 1 - j
@@ -81,6 +109,49 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx, wanted):
         parts = (adjoint(wanted[:, j], wanted.ndim - 2 - j, s) for j, s in enumerate(ctx.spacing))
         return sum(parts), None
+
+
+def carried_by(h, push, v, spacing: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum_i push_i D h_i, -v . D h_i): the source of RDMM's momentum and the rate of its pre-weights."""
+    if is_fused(h, push, v):
+        source, rate = torch.empty(v.shape), torch.empty(h.shape)
+        _fused("carry", (h, push, v), spacing, "e", source, rate)
+        return source, rate
+    source, rate = torch.zeros_like(v), torch.zeros_like(h)
+    for j, s in enumerate(spacing):
+        slope = difference(h, h.ndim - 1 - j, s)
+        source[j] = (push * slope).sum(0)
+        rate.sub_(v[j] * slope)
+    return source, rate
+
+
+def carried_back(push, v, wanted, rate, spacing: Sequence[float]) -> torch.Tensor:
+    """dE/dh of ``carried_by`` from dE/dsource (wanted) and dE/drate: sum_j D_j^T(push_i wanted_j - rate_i v_j)."""
+    if is_fused(push, v, wanted, rate):
+        out = torch.empty(push.shape)
+        _fused("carry_back", (push, v, wanted, rate), spacing, "o", out)
+        return out
+    parts = (adjoint(push * wanted[j] - rate * v[j], push.ndim - 1 - j, s) for j, s in enumerate(spacing))
+    return sum(parts)
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h, push, v, spacing):
+        ctx.save_for_backward(h, push, v)
+        ctx.spacing = spacing
+        return carried_by(h, push, v, spacing)
+
+    @staticmethod
+    def backward(ctx, wanted, rate):
+        h, push, v = ctx.saved_tensors
+        dv, dpush = carried_by(h, rate, wanted, ctx.spacing)
+        return carried_back(push, v, wanted, rate, ctx.spacing), dpush.neg_(), dv.neg_(), None
+
+
+def carry(h, push, v, spacing: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """``carried_by``, differentiable: the derivatives with respect to push and v are the same function again."""
+    return _Carry.apply(h, push, v, tuple(spacing))
 
 
 def epdiff(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:

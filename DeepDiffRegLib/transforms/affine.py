@@ -67,6 +67,10 @@ class AffineTransform(Transform):
         matrix = (self.homogeneous - np.eye(self.ndim + 1)) @ geometry.index_to_world
         return linear_field(matrix[:-1], geometry.shape, displacement, self.matrix)
 
+    def at(self, time: float) -> AffineTransform:
+        """The matrix itself at every time."""
+        return self
+
     def inverse(self) -> Inverse:
         """Exact; a singular matrix is an ``InputError``."""
         if abs(np.linalg.det(self.matrix)) < 1e-12:

@@ -34,7 +34,12 @@ MEASURED_POINTS = 50_000
 
 
 class Transform(ABC):
-    """The map fixed_to_moving: x_moving = phi(x_fixed), millimetres, LPS (ITK's resampling direction)."""
+    """The map fixed_to_moving: x_moving = phi(x_fixed), millimetres, LPS (ITK's resampling direction).
+
+    flows: whether ``at`` follows a flow (each phi_t then is as invertible as the map itself) or only scales a displacement.
+    """
+
+    flows = False
 
     @property
     @abstractmethod
@@ -67,6 +72,18 @@ class Transform(ABC):
         for rows, slab in slabs(geometry):
             out[:, :, rows] = self.follow(None, slab)
         return out
+
+    @abstractmethod
+    def at(self, time: float) -> Transform:
+        """phi_t, the map on its way: time 1 is the map itself, 0 the map without its deformation.
+
+        A flow is followed to that time, a displacement is multiplied by it, and matrices stay as they are: they place the
+        scan, they do not deform it. The moving scan through phi_t, t from 0 to 1, is the deformation as a film.
+        """
+
+    def coarse(self, spacing_mm: float) -> Transform:
+        """About the same map with grids of about this spacing where its own are finer: for pictures, that need no more."""
+        return self
 
     @abstractmethod
     def inverse(self) -> Inverse:

@@ -72,6 +72,10 @@ class BSplineTransform(Transform):
             return evaluate(self.coefficients.detach(), self.control_grid, geometry)
         return super().follow(displacement, geometry)
 
+    def at(self, time: float) -> BSplineTransform:
+        """x + time * u(x)."""
+        return BSplineTransform(self.coefficients.detach() * float(time), self.control_grid, self.domain)
+
     def inverse(self) -> Inverse:
         """A displacement on ``domain``; the error is that of the spline itself against it."""
         sampled = DisplacementTransform(self.displacement(self.domain), self.domain)

@@ -47,6 +47,18 @@ class CompositeTransform(Transform):
             return self.transforms[0].displacement(geometry, device)
         return super().displacement(geometry, device)
 
+    @property
+    def flows(self) -> bool:
+        """Whether any of the transforms does."""
+        return any(t.flows for t in self.transforms)
+
+    def at(self, time: float) -> CompositeTransform:
+        """Every transform at that time."""
+        return CompositeTransform([t.at(time) for t in self.transforms])
+
+    def coarse(self, spacing_mm: float) -> CompositeTransform:
+        return CompositeTransform([t.coarse(spacing_mm) for t in self.transforms])
+
     def inverse(self) -> Inverse:
         """The inverses in reverse order.
 

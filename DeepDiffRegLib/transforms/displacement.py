@@ -9,7 +9,7 @@ import torch
 
 from ..checks import check_shape
 from ..geometry.grid import Geometry
-from ..geometry.pyramid import resample_displacement
+from ..geometry.pyramid import resample, resample_displacement
 from ..geometry.sampling import index_matrix, sample, sample_points
 from ..geometry.smoothing import gaussian
 from ..geometry.vector_fields import invert, linear_field
@@ -57,6 +57,13 @@ class DisplacementTransform(Transform):
             return self.tensor.to(device)
         return super().displacement(geometry, device)
 
+    def at(self, time: float) -> DisplacementTransform:
+        """x + time * u(x)."""
+        return DisplacementTransform(self.tensor.detach() * float(time), self.geometry)
+
+    def coarse(self, spacing_mm: float) -> DisplacementTransform:
+        return DisplacementTransform(*coarsened(self.tensor.detach(), self.geometry, spacing_mm))
+
     def inverse(self) -> Inverse:
         """A field on the same grid, by ``vector_fields.invert``.
 
@@ -76,6 +83,12 @@ class DisplacementTransform(Transform):
         image.SetOrigin(self.geometry.origin_mm)
         image.SetDirection(self.geometry.rotation.ravel().tolist())
         return sitk.DisplacementFieldTransform(image)
+
+
+def coarsened(field: torch.Tensor, geometry: Geometry, spacing_mm: float) -> tuple[torch.Tensor, Geometry]:
+    """(1, C, *shape) and its grid with voxels of about ``spacing_mm`` where they are smaller; same outer faces."""
+    grid = geometry.coarsened(np.maximum(spacing_mm / np.array(geometry.spacing_mm), 1.0), 2)
+    return resample(field, geometry, grid), grid
 
 
 def _window(matrix: np.ndarray, size: tuple[int, ...], own: tuple[int, ...]) -> tuple[slice, ...] | None:
@@ -149,11 +162,13 @@ class DisplacementModel(Model):
     def move(self, force: torch.Tensor, prompt_force: torch.Tensor | None) -> torch.Tensor:
         """The small displacement to take, in voxels; each force contributes at most ``learning_rate`` (times ``prompt_weight``).
 
+        ``rate`` is then what the direction of ``force`` was multiplied by.
         Prompts have moments of their own: one normalization for both would let a strong prompt silence the scans.
         """
         gaussian(force, self.sigma_gradient, out=force)
         direction, longest = self._adam.direction(force)
-        direction.mul_(-self.learning_rate / max(1.0, longest))
+        self.rate = self.learning_rate / max(1.0, longest)
+        direction.mul_(-self.rate)
         if prompt_force is not None:
             if self._prompt_adam is None:
                 self._prompt_adam = FieldAdam(self._u, self.betas, self.epsilon)

@@ -1,6 +1,6 @@
 """From a stationary velocity to the displacement it generates: phi' = v(phi), phi(0) = Id.
 
-Fields are (1, d, [Z,] Y, X) in voxels of their own grid (per unit time for velocities), edge-clamped outside. Each function
+Fields are (B, d, [Z,] Y, X) in voxels of their own grid (per unit time for velocities), edge-clamped outside. Each function
 is differentiable when the velocity tracks gradients; otherwise the fused composition is used.
 """
 

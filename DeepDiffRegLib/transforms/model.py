@@ -135,6 +135,11 @@ class FieldAdam:
         torch.div(self.m * scale_m, root + (self.epsilon * root.max() + 1e-30), out=gradient)
         return gradient, float(gradient.square().sum(1).max().sqrt())
 
+    def scale(self) -> torch.Tensor:
+        """(1, 1, *shape): what the last ``direction`` divided the mean gradient by."""
+        root = (self.s / (1 - self.betas[1] ** self.steps)).sqrt_()
+        return root.add_(self.epsilon * root.max() + 1e-30)
+
     def _fused(self, gradient: torch.Tensor, scale_m: float, scale_s: float) -> tuple[torch.Tensor, float]:
         from ._fused_steps import direction, update_moments
 

@@ -19,7 +19,7 @@ from .kernels import MultiGaussian
 from .shooting import ShootingTransform
 from .stiffness import SMALLEST, GivenWeights, LabelWeights, WeightSource, check_tissues
 
-TISSUES = {"stiff": (0.0, 0.0, 0.0, 1.0), "soft": (0.2, 0.5, 0.3, 0.0)}
+TISSUES = {"stiff": (0.0, 0.0, 0.0, 1.0), "soft": (0.2, 0.5, 0.3, 0.0), "still": (0.0, 0.0, 0.0, 0.01)}
 BOUND = 1.5
 """Free pre-weights change by at most this in their logarithm."""
 REFRESH = 10
@@ -116,7 +116,8 @@ class RDMMModel(ShootingModel):
     def _weights_of(self, delta: torch.Tensor) -> torch.Tensor:
         """h from free parameters: softmax of the bounded logarithms, divided by its 2-norm."""
         logits = self._base.clamp(min=SMALLEST).log() + BOUND * torch.tanh(delta / BOUND)
-        return (0.5 * torch.log_softmax(2 * logits, 0)).exp()
+        mass = torch.linalg.vector_norm(self._base, dim=0, keepdim=True)
+        return (0.5 * torch.log_softmax(2 * logits, 0)).exp() * mass
 
     def _state(self) -> State:
         return (self._at[0], self._weights_of(self._at[1]) if self.free else self._base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +16,7 @@ from ..geometry.grid import Geometry
 from ..geometry.sampling import identity_index, per_component, sample
 from ..geometry.vector_fields import compose, lands_inside
 from ._shooting_metric import Metric, Regional, State
-from ._shooting_path import Path, Shooting
+from ._shooting_path import Path, Shooting, even
 from .base import Inverse, ResidualMm, Transform, residual_mm
 from .displacement import DisplacementTransform, to_voxels, to_world
 from .kernels import MultiGaussian, Walls, along_axes, interpolation_matrix
@@ -36,6 +38,8 @@ class ShootingTransform(Transform):
     domain: Geometry
     steps: int = 6
     pre_weights: torch.Tensor | None = None
+
+    flows = True
 
     def __post_init__(self):
         check_shape("ShootingTransform", "momentum", self.momentum, (1, self.geometry.ndim, *self.geometry.shape))
@@ -68,8 +72,20 @@ class ShootingTransform(Transform):
         return self.shooting.run(self.state, self.steps)
 
     def at(self, time: float) -> ShootingTransform:
-        """The map phi_t, t in [0, 1]: the flow of ``time`` times the momentum (shooting is homogeneous in time)."""
-        return replace(self, momentum=self.momentum * float(time))
+        """The map phi_t, t in [0, 1]: the flow of ``time`` times the momentum (shooting is homogeneous in time).
+
+        It is not shot again: between the stored nodes its states and velocities are interpolated (cubic in time).
+        """
+        self._node(time)
+        part = replace(self, momentum=self.momentum * float(time))
+        vars(part)["shooting"], vars(part)["path"] = self.shooting, portion(self.path, float(time))
+        return part
+
+    def coarse(self, spacing_mm: float) -> ShootingTransform:
+        """The same flow, its map stored on the grid that it is computed on."""
+        other = replace(self, domain=self.geometry)
+        vars(other)["shooting"], vars(other)["path"] = self.shooting, self.path
+        return other
 
     def momentum_at(self, time: float) -> torch.Tensor:
         """m(t) on ``geometry``, (1, d, *shape) mm LPS; t is rounded to the next stored node."""
@@ -103,13 +119,13 @@ class ShootingTransform(Transform):
         return self.shooting.flow.blurred(h[0])[None]
 
     def sigma_mm(self, time: float = 0.0) -> torch.Tensor:
-        """Effective standard deviation sqrt(sum_i w_i^2 sigma_i^2), (1, 1, *shape) in mm on ``geometry``."""
+        """Effective standard deviation sqrt(sum_i w_i^2 sigma_i^2 / sum_i w_i^2), (1, 1, *shape) in mm on ``geometry``."""
         w = self.weights(time)
         if self.pre_weights is None and not isinstance(self.metric.kernel, MultiGaussian):
             sigmas = [2 * (self.metric.kernel.beta * self.metric.kernel.alpha_mm2 / self.metric.kernel.gamma) ** 0.5]
         else:
             sigmas = self.metric.sigmas_mm if self.pre_weights is not None else self.metric.kernel.sigmas_mm
-        return (w * per_component(sigmas, w)).square().sum(1, keepdim=True).sqrt()
+        return ((w * per_component(sigmas, w)).square().sum(1, keepdim=True) / w.square().sum(1, keepdim=True)).sqrt()
 
     def trace(self) -> torch.Tensor:
         """Phi(1) - Id on ``geometry``: (1, d, *shape) in its voxels."""
@@ -151,6 +167,46 @@ class ShootingTransform(Transform):
         if not 0 <= time <= 1:
             raise ConfigError(f"ShootingTransform: time must lie in [0, 1], got {time}")
         return round(time * self.path.steps)
+
+
+def portion(path: Path, time: float) -> Path:
+    """The first ``time`` of a path stretched to unit time: m and v become ``time`` times as large, h stays."""
+    steps = even(math.ceil(time * path.steps - 1e-9))
+    if len(path.velocities) == 1:
+        return Path(steps, [_slowed(path.states[0], time)], [path.velocities[0] * time])
+    nodes = np.linspace(0.0, time * path.steps, steps + 1)
+    return Path(
+        steps,
+        _Between(nodes, lambda place: _slowed(tuple(map(sum, zip(*_shares(path.states, place)))), time)),
+        _Between(nodes, lambda place: time * sum(v for (v,) in _shares(path.velocities, place))),
+    )
+
+
+class _Between(Sequence):
+    """Values at places between stored nodes, made when they are asked for. places: in units of the nodes' distance."""
+
+    def __init__(self, places: np.ndarray, make: Callable[[float], State | torch.Tensor]):
+        self._places, self._make = places, make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, k: int):
+        return self._make(float(self._places[k]))
+
+
+def _shares(stored: Sequence, place: float) -> list[State]:
+    """What the (up to) four nodes around ``place`` add to the polynomial through them there (Lagrange); tensors as 1-tuples."""
+    count = min(4, len(stored))
+    first = min(max(math.floor(place) - 1, 0), len(stored) - count)
+    nodes = range(first, first + count)
+    weights = [math.prod((place - b) / (a - b) for b in nodes if b != a) for a in nodes]
+    used = [(stored[a], w) for a, w in zip(nodes, weights) if w]
+    return [tuple(w * x for x in (one if isinstance(one, tuple) else (one,))) for one, w in used]
+
+
+def _slowed(state: State, time: float) -> State:
+    return (state[0] * time, *state[1:])
 
 
 def rotated(field: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:

@@ -27,19 +27,22 @@ class WeightSource(Protocol):
     """Anything that can say h(0) on a grid: a label map, a field, a network."""
 
     def pre_weights(self, geometry: Geometry, device: torch.device | str) -> torch.Tensor:
-        """(N, *shape) with sum_i h_i^2 = 1 at every voxel, in the space of the moving scan before the affine part."""
+        """(N, *shape) in the space of the moving scan before the affine part; sum_i h_i^2 is 1, or less where tissue is heavy."""
 
 
 @dataclass(frozen=True, eq=False)
 class GivenWeights:
-    """Pre-weights as a field: (1, N, *geometry.shape), not negative, normalized when they are read."""
+    """Pre-weights as a field: (1, N, *geometry.shape), not negative; their 2-norm is cut to 1 where it is larger."""
 
     field: torch.Tensor
     geometry: Geometry
 
     def pre_weights(self, geometry: Geometry, device: torch.device | str) -> torch.Tensor:
         """The field on another grid."""
-        return normalized(resample(self.field.to(device), self.geometry, geometry)[0])
+        field = self.field.to(device)
+        mass = torch.linalg.vector_norm(field, dim=1, keepdim=True).clamp(max=1.0)
+        h = resample(torch.cat([field, mass], 1), self.geometry, geometry)[0]
+        return normalized(h[:-1]) * h[-1:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +64,27 @@ class LabelWeights:
                 raise ConfigError(f"unknown tissue {tissue!r}{nearest(tissue, self.tissues)}")
 
     def pre_weights(self, geometry: Geometry, device: torch.device | str) -> torch.Tensor:
-        """h = sqrt(shares) of each tissue, blended over label edges of about a voxel."""
+        """h = sqrt(shares) of each tissue, blended over label edges of about a voxel, and so is its 2-norm."""
         labels = self.stiffness.labels
         matrix = index_matrix(geometry, labels.geometry, self.world)
         still = torch.zeros((1, geometry.ndim, *geometry.shape))
         coarser = np.maximum(np.array(geometry.spacing_mm) / np.array(labels.geometry.spacing_mm), 1.0)
         rest = torch.ones((1, 1, *geometry.shape))
-        h = torch.zeros((len(self.tissues[self.background]), *geometry.shape))
+        h = torch.zeros((1 + len(self.tissues[self.background]), *geometry.shape))
         for kind in dict.fromkeys(t.kind for t in self.stiffness.tissues):
             values = [t.label for t in self.stiffness.tissues if t.kind == kind]
             inside = torch.isin(labels.tensor.cpu(), torch.tensor(values, dtype=labels.tensor.dtype)).float()
             part = warp(gaussian(inside, np.where(coarser > 1.01, BLUR_PER_FACTOR * coarser, 0.0)), still, matrix)
             rest = rest - part
-            h += _column(self.tissues[kind], geometry.ndim).sqrt() * part[0]
-        h += _column(self.tissues[self.background], geometry.ndim).sqrt() * rest[0].clamp(min=0)
-        return normalized(gaussian(h[None], EDGE_VOXELS)[0]).to(device)
+            h += self._tissue(kind) * part[0]
+        h += self._tissue(self.background) * rest[0].clamp(min=0)
+        h = gaussian(h[None], EDGE_VOXELS)[0]
+        return (normalized(h[:-1]) * h[-1:]).to(device)
+
+    def _tissue(self, kind: str) -> torch.Tensor:
+        """sqrt(shares) and the root of their sum, one voxel of (N + 1, 1, ...)."""
+        shares = self.tissues[kind]
+        return _column((*shares, sum(shares)), self.stiffness.labels.ndim).sqrt()
 
 
 def normalized(h: torch.Tensor) -> torch.Tensor:
@@ -85,12 +94,17 @@ def normalized(h: torch.Tensor) -> torch.Tensor:
 
 
 def check_tissues(tissues: Mapping[str, Sequence[float]], count: int) -> dict[str, tuple[float, ...]]:
-    """Every tissue needs ``count`` shares, not negative, sum 1; raises ``ConfigError`` naming the tissue."""
+    """Every tissue needs ``count`` shares, not negative, that sum to 1, or to less: the smaller the sum, the less it moves.
+
+    Raises ``ConfigError`` naming the tissue.
+    """
     checked = {}
     for name, shares in tissues.items():
         shares = tuple(float(s) for s in shares)
-        if len(shares) != count or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(f"tissue {name!r}: expected {count} shares that sum to 1, got {shares}")
+        if len(shares) != count or min(shares) < 0 or not 0 < sum(shares) <= 1 + 1e-6:
+            raise ConfigError(
+                f"tissue {name!r}: expected {count} shares whose sum is above 0 and at most 1, got {shares}"
+            )
         checked[name] = shares
     return checked
 

@@ -14,7 +14,7 @@ from ..geometry.pyramid import resample_displacement
 from ..geometry.smoothing import gaussian
 from ..geometry.vector_fields import compose, lands_inside
 from .base import Inverse, ResidualMm, Transform, residual_mm
-from .displacement import DisplacementModel, DisplacementTransform, to_voxels, to_world
+from .displacement import DisplacementModel, DisplacementTransform, coarsened, to_voxels, to_world
 from .integrate import INTEGRATORS, integrate, squarings
 
 SQUARINGS_WHILE_OPTIMISING = 3
@@ -34,6 +34,8 @@ class SVFTransform(Transform):
     integrator: str = "scaling_squaring"
     steps: int | None = None
 
+    flows = True
+
     def __post_init__(self):
         check_shape("SVFTransform", "velocity", self.velocity, (1, self.geometry.ndim, *self.geometry.shape))
         INTEGRATORS[self.integrator]
@@ -46,6 +48,10 @@ class SVFTransform(Transform):
         """exp(time * v): the map at another time; 1 is the transform itself, negative times go back."""
         u = integrate(to_voxels(self.velocity.detach() * time, self.geometry), self.integrator, self.steps)
         return DisplacementTransform(to_world(u, self.geometry), self.geometry)
+
+    def coarse(self, spacing_mm: float) -> SVFTransform:
+        velocity, grid = coarsened(self.velocity.detach(), self.geometry, spacing_mm)
+        return replace(self, velocity=velocity, geometry=grid)
 
     @cached_property
     def finished(self) -> DisplacementTransform:

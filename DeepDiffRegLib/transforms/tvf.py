@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..geometry.grid import Geometry
 from ..geometry.vector_fields import compose, lands_inside
 from .base import Inverse, Transform, residual_mm
-from .displacement import DisplacementTransform, to_voxels, to_world
+from .displacement import DisplacementTransform, coarsened, to_voxels, to_world
 from .integrate import time_varying
 
 
@@ -30,6 +30,8 @@ class TVFTransform(Transform):
     geometry: Geometry
     backward: bool = False
 
+    flows = True
+
     def __post_init__(self):
         object.__setattr__(self, "velocities", tuple(self.velocities))
         if not self.velocities:
@@ -44,6 +46,20 @@ class TVFTransform(Transform):
     def after(self, steps: int) -> DisplacementTransform:
         """The map after the first ``steps`` of the N steps (of a backward one: the inverse of that)."""
         return self._followed(self.velocities[:steps]) if steps else self._followed(self.velocities[:1], 0.0)
+
+    def at(self, time: float) -> DisplacementTransform:
+        """The map after ``time`` times N steps, of the last one only the part that is left over (of a backward one: its inverse)."""
+        if not 0 <= time <= 1:
+            raise InputError(f"TVFTransform: time must lie in [0, 1], got {time}")
+        whole = int(time * len(self.velocities))
+        share = time * len(self.velocities) - whole
+        if not share:
+            return self.after(whole)
+        return self._followed([*self.velocities[:whole], self.velocities[whole] * share])
+
+    def coarse(self, spacing_mm: float) -> TVFTransform:
+        fields = [coarsened(v.detach(), self.geometry, spacing_mm) for v in self.velocities]
+        return TVFTransform([v for v, _ in fields], fields[0][1], self.backward)
 
     def _followed(self, velocities: Sequence[torch.Tensor], scale: float = 1.0) -> DisplacementTransform:
         fields = [to_voxels(v.detach() * scale, self.geometry) for v in velocities]

@@ -23,6 +23,7 @@ import interactive
 import networks
 import shooting
 import tables
+import training
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Plan:
     large: bool = True
     interactive_size: tuple[int, ...] = interactive.SIZE
     network_shape: tuple[int, ...] = networks.SHAPE
+    training_steps: int | None = None
 
 
 def measure_cases(plan: Plan, gpu: str | None) -> dict:
@@ -76,6 +78,10 @@ def measure_networks(plan: Plan, gpu: str | None) -> dict:
     }
 
 
+def measure_training(plan: Plan, gpu: str | None) -> dict:
+    return training.run(plan.threads, plan.training_steps)
+
+
 PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "cases": measure_cases,
     "kernels": measure_kernels,
@@ -84,6 +90,7 @@ PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "interactive": measure_interactive,
     "slicer": measure_slicer,
     "networks": measure_networks,
+    "training": measure_training,
 }
 
 
@@ -129,10 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.quick:
         plan = Plan(
             arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128),
-            interactive_size=interactive.QUICK_SIZE, network_shape=(64, 64, 64),
+            interactive_size=interactive.QUICK_SIZE, network_shape=(64, 64, 64), training_steps=training.QUICK_STEPS,
         )  # fmt: skip
     try:
-        if {"cases", "shooting"} & set(arguments.only):
+        if {"cases", "shooting", "training"} & set(arguments.only):
             cases.data_folder()
         if "cases" in arguments.only:
             cases.peers_python()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import common
+import training
 from readme import write_section
 
 METHODS = {
@@ -39,6 +40,7 @@ def markdown() -> str:
         ("interactive", interactive_text),
         ("slicer", slicer_text),
         ("networks", networks_text),
+        ("training", training_text),
     )
     results = [(maker, common.latest_result(kind)) for kind, maker in makers]
     return "\n\n".join(maker(result) for maker, result in results if result is not None)
@@ -253,6 +255,13 @@ def networks_text(result: dict) -> str:
     return "\n".join(
         [*lines, "", "Keras: the authors' programs on another day on the same kind of machine, as a reference."]
     )
+
+
+def training_text(result: dict) -> str:
+    """A network trained on slices beside the iterative method."""
+    trained = f"{result['steps']} steps in {result['training_s']:.0f} s, {result['peak_mb']} MB"
+    heading = f"### A 2-D VoxelMorph-diff trained on brain slices ({trained}), {result['pairs']} held-out pairs"
+    return f"{heading}\n\n{_about(result['about'])}\n\n{training.table(result)}"
 
 
 def _goals(heading: str, measured: list[tuple[str, float, float | None, str]]) -> str:

@@ -42,7 +42,7 @@ def scan(kind="intensity", dtype=np.float32) -> Scan:
 def prompts() -> PromptSet:
     return PromptSet(
         (LandmarkPair("a", (1, 2, 3), (1.5, 2, 3)), LandmarkPair("b", (0, 0, 0), (0, 0, 1), False, 2.5)),
-        scan("labels", np.uint8), scan("labels", np.int32), ((1, 2, 0.5),), scan("mask"), None, {3: "stiff"},
+        scan("labels", np.uint8), scan("labels", np.int32), ((1, 2, 0.5),), scan("mask"), None, {3: "stiff"}, scan("labels", np.int32),
     )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def test_whole_numbers_become_single_precision_on_the_way():
         lambda: PromptSet(fixed_labels=scan()),
         lambda: PromptSet(label_pairs=((1, 1, -1.0),)),
         lambda: PromptSet(stiffness={1: "hard"}),
+        lambda: PromptSet(stiffness_labels=scan()),
     ],
 )
 def test_values_that_cannot_be_are_refused_in_one_line(make):
@@ -120,7 +121,7 @@ def test_rules_of_replacement_name_commands():
 def test_handles_are_found_wherever_they_are():
     shelf = Shelf()
     raw = messages.encode(Command("update", 1, {"prompts": prompts()}), shelf.put)
-    assert len(messages.handles(raw)) == len(shelf.arrays) == 3
+    assert len(messages.handles(raw)) == len(shelf.arrays) == 4
     assert messages.handles(b"\xff{") == [] and messages.head(b"{}") == ("", 0)
 
 

@@ -298,8 +298,10 @@ def test_200_random_actions_leave_a_worker_that_works(made):
             resume_last()
         elif name in ("undo", "redo"):
             getattr(client, name)()
+        elif name == "frames":
+            client.frames(chance.randrange(2, 5))
 
-    actions = ["run", "update", "update", "cancel", "cancel", "undo", "redo", "select", "resume"]
+    actions = ["run", "update", "update", "cancel", "cancel", "undo", "redo", "select", "resume", "frames"]
     for number in range(200):
         if number in (60, 140):
             process.kill_tree(front.client._link._process)

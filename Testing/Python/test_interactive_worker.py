@@ -232,6 +232,69 @@ def test_saved_files_hold_the_current_map(front, made, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("transform", ["svf", "diffeomorphic"])
+def test_frames_lead_from_the_affine_part_to_the_map(line, made, transform):
+    line.fresh(made)
+    line.client.run(quick(transform={"name": transform}))
+    shown, points = line.wait("map"), inside(made)
+    line.wait("judged")
+    line.client.frames(5)
+    frames = [line.wait("frame") for _ in range(5)]
+    line.until("ready")
+    assert [f.data["number"] for f in frames] == [0, 1, 2, 3, 4] and {f.data["count"] for f in frames} == {5}
+    assert [f.data["time"] for f in frames] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert {f.data["flows"] for f in frames} == {transform == "svf"}
+    ends = [mapped(f.data["map"], points) for f in frames]
+    np.testing.assert_allclose(ends[-1], mapped(shown.data["map"], points), atol=1e-3)
+    world = shown.data["map"].world
+    np.testing.assert_allclose(ends[0], points @ world[:3, :3].T + world[:3, 3], atol=1e-3)
+    ways = [np.linalg.norm(b - a, axis=1).mean() for a, b in zip(ends, ends[1:])]
+    assert min(ways) > 0.5 * max(ways)
+    kinds = [event.kind for event in line.events if event.generation > shown.generation]
+    assert not {"judged", "history", "map"} & set(kinds), "looking at the way changes nothing"
+
+
+def test_a_later_command_ends_the_frames(front, made):
+    front.wait("judged")
+    front.client.frames(101)
+    front.wait("frame")
+    front.client.update(prompts(made))
+    update = front.wait("map")
+    assert update.data["step"] == 1
+    front.wait("judged")
+    front.until("ready")
+    late = [e for e in front.events[front.events.index(update) :] if e.kind == "frame"]
+    assert not late
+
+
+def test_kernel_widths_come_with_the_judgement(line, made):
+    line.fresh(made)
+    local = {
+        "name": "rdmm", "sigma_unit": "mm", "sigmas": [6, 12, 24, 60], "weights": [0.25] * 4, "blur": 4, "background": "soft"
+    }  # fmt: skip
+    stiff = PromptSet(stiffness={2: "stiff"}, stiffness_labels=labels(made)[1])
+    line.client.run(quick(transform=local), stiff)
+    line.wait("judged")
+    sigma = line.wait("sigma").data
+    for side, scan in (("moving", made.pair.moving), ("fixed", made.pair.fixed)):
+        values = sigma[side].array
+        assert 6 <= values.min() < 0.6 * values.max() and values.max() <= 60
+        assert sigma[side].geometry.overlap_fraction(scan.geometry) > 0.9
+    where = np.argwhere(labels(made)[1].array == 2)[:, ::-1]
+    index = np.rint(sigma["moving"].geometry.to_index(made.pair.moving.geometry.to_world(where))).astype(int)
+    index = index.clip(0, np.array(sigma["moving"].geometry.size) - 1)
+    assert sigma["moving"].array[tuple(index.T[::-1])].mean() > 1.3 * sigma["moving"].array.mean()
+    line.client.run(quick())
+    line.wait("judged")
+    assert line.wait("sigma").data["moving"] is None
+
+
+def test_only_so_many_frames(front):
+    front.client.frames(1)
+    error = front.wait("error").data
+    assert error["kind"] == "input" and "frames" in error["message"]
+
+
 def broken(**changes) -> Scan:
     array = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
     array[0, 0, 0] = changes.get("value", 0)

@@ -174,6 +174,84 @@ def test_nothing_is_observed_after_closing(widget):  # noqa: F811
     assert not widget.ui.runButton.window().findChildren("QShortcut")
 
 
+def test_a_film_that_is_left_in_the_middle_leaves_nothing(widget, case):  # noqa: F811
+    import slicer
+    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel.state import Quality
+
+    state = selftest.begin(widget)
+    state.quality = Quality.DRAFT
+    selftest.run(case, widget)
+    before = observations(widget), slicer.mrmlScene.GetNumberOfNodes()
+    state.showGrid = True
+    widget.ui.timeSlider.value = 0.4
+    assert settle(lambda: widget.panel.section(type(widget.panel.sections[3])).film.maps is not None)
+    assert len(slicer.util.getNodesByClass("vtkMRMLTransformNode")) >= 3
+    state.showGrid = False
+    widget.ui.timeSlider.value = 1.0
+    assert observations(widget) == before[0]
+    widget.ui.timeSlider.value = 0.4
+    widget.ui.playButton.click()
+    widget.cleanup()
+    assert observations(widget) == 0
+    assert not [
+        n for n in slicer.util.getNodesByClass("vtkMRMLNode") if n.GetAttribute("DeepDiffReg.Output") == "animation"
+    ]
+
+
+def test_marks_of_tissue_need_a_map_that_knows_of_them(widget, case):  # noqa: F811
+    """After a run with another transform: no update, live or not, but the line that says to run."""
+    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel.state import Quality
+
+    state, ui = selftest.begin(widget), widget.ui
+    state.quality = Quality.DRAFT
+    selftest.run(case, widget)
+    state.movingSegmentation = selftest.segmentation(
+        "organs", lambda p: np.linalg.norm(p / 15, axis=1) < 1, state.movingVolume
+    )
+    assert ui.updateButton.enabled and not ui.stiffnessLabel.visible
+    ui.segmentsGroup.collapsed = False
+    selftest.chooseTissue(ui, 0, "soft")
+    assert not ui.updateButton.enabled and "stiff-bone" in ui.updateButton.toolTip
+    ui.stiffPresetButton.click()
+    assert not ui.updateButton.enabled and "press Run" in ui.updateButton.toolTip and ui.runButton.enabled
+    selftest.chooseTissue(ui, 0, "")
+    assert ui.updateButton.enabled and dict(state.stiffness) == {}
+
+
+def test_marks_of_tissue_that_cannot_be_are_refused_in_one_line(widget):  # noqa: F811
+    import slicer
+    from DeepDiffRegWork.prompts import PromptNodes, promptSetOf
+
+    from DeepDiffRegLib.errors import InputError
+
+    moving = volume("moving", (12, 12, 12))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(moving)
+    for name, places in (("bone", slice(2, 6)), ("lung", slice(5, 9)), ("gone", slice(0, 0)), ("far", slice(9, 11))):
+        node.GetSegmentation().AddEmptySegment(name, name)
+        array = np.zeros((12, 12, 12), np.uint8)
+        array[places, 3:9, 3:9] = 1
+        if array.any():
+            slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, name, moving)
+
+    def made(**marks):
+        return promptSetOf(PromptNodes(stiffness=marks, stiffnessNode=node), moving, moving)
+
+    for marks, words in (
+        ({"bone": "stiff", "lung": "soft"}, "Segments bone and lung overlap in 36 voxels"),
+        ({"bone": "stiff", "gone": "soft"}, "Segment gone is empty"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            made(**marks)
+        assert "\n" not in str(caught.value)
+    prompts = made(bone="stiff", far="soft")
+    assert dict(prompts.stiffness) == {1: "stiff", 2: "soft"} and prompts.moving_labels is None
+    assert np.bincount(prompts.stiffness_labels.array.ravel()).tolist() == [12**3 - 36 * 6, 36 * 4, 36 * 2]
+
+
 def test_closing_the_scene_forgets_every_node(widget):  # noqa: F811
     import slicer
     from DeepDiffRegPanel import selftest

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import rotation
 
-from DeepDiffRegLib.errors import InputError
+from DeepDiffRegLib.data.image import Image
+from DeepDiffRegLib.errors import Cancelled, InputError
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.smoothing import gaussian_taps
-from DeepDiffRegLib.methods.uncertainty import Welford, uncertainty
+from DeepDiffRegLib.methods.uncertainty import LabelVotes, Welford, uncertainty
 from DeepDiffRegLib.networks.base import Prediction
 from DeepDiffRegLib.networks.posterior import Posterior, degree, dirichlet_energy, smoothing_for
 
@@ -105,6 +107,70 @@ def test_a_stronger_prior_means_less_spread_and_the_seed_decides():
     again = uncertainty(prediction((12, 12, 12), 1 / 6), grid, 6)
     assert torch.equal(again.displacement_sd_mm, loose.displacement_sd_mm)
     assert again.relative_to_prior is None
+
+
+def box_labels(grid: Geometry) -> Image:
+    """Label 7 where x is at least 0, label 0 elsewhere."""
+    x = grid.to_world(np.moveaxis(np.indices(grid.shape)[::-1], 0, -1))[..., 0]
+    return Image.from_array(7 * (x >= 0), grid, "labels")
+
+
+def test_entropy_of_votes_is_that_of_their_shares():
+    grid = Geometry((9, 4, 4), (1.0,) * 3, (-4.0, 0.0, 0.0), np.eye(3).tolist())
+    votes = LabelVotes(box_labels(grid), grid, np.eye(4))
+    for sign in (1.0, -1.0) * 5:
+        votes.add(torch.tensor([2.0 * sign, 0.0, 0.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, *grid.shape).contiguous())
+    entropy = votes.entropy()[0, 0]
+    assert torch.allclose(entropy[..., 2:6], torch.full_like(entropy[..., 2:6], float(np.log(2))))
+    assert torch.equal(entropy[..., :2], torch.zeros_like(entropy[..., :2])) and float(entropy[0, 0, 6]) == 0.0
+    # beyond the label map there is label 0, which differs from 7
+    assert float(entropy[0, 0, 8]) == pytest.approx(np.log(2))
+    shifted = np.eye(4)
+    shifted[0, 3] = -50.0
+    away = LabelVotes(box_labels(grid), grid, shifted)
+    away.add(torch.zeros(1, 3, *grid.shape))
+    away.add(torch.ones(1, 3, *grid.shape))
+    assert float(away.entropy().max()) == 0.0
+    unequal = LabelVotes(box_labels(grid), grid, np.eye(4))
+    for step in (0.0, 0.0, 0.0, 2.0):
+        unequal.add(torch.tensor([step, 0.0, 0.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, *grid.shape).contiguous())
+    expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert float(unequal.entropy()[0, 0, 0, 0, 3]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_entropy_is_largest_at_the_border_and_zero_within():
+    """The border runs through the points of one plane: there both labels are equally likely."""
+    grid = Geometry((33, 8, 8), (1.0,) * 3, (-16.0, 0.0, 0.0), np.eye(3).tolist())
+    labels = box_labels(Geometry((33, 8, 8), (1.0,) * 3, (-16.5, 0.0, 0.0), np.eye(3).tolist()))
+    found = uncertainty(prediction((4, 4, 17), 0.02), grid, samples=200, labels=labels)
+    profile = found.label_entropy[0, 0, 1:-1, 1:-1].mean((0, 1))  # at the ends some samples leave the label map
+    assert float(profile[:5].max()) == 0.0 and float(profile[-5:-1].max()) == 0.0
+    assert float(profile[8]) == pytest.approx(np.log(2), abs=0.02) and float(profile[[6, 10]].max()) == 0.0
+    assert {quantity.name for quantity, _ in found.maps()} == {"displacement_sd_mm", "jacobian_sd", "label_entropy"}
+
+
+def test_the_affine_part_scales_what_it_should():
+    grid, shape = Geometry.identity((24, 24, 24), 1.0), (12, 12, 12)
+    plain = uncertainty(prediction(shape, 1e-4), grid, 8)
+    turn = np.eye(4)
+    turn[:3, :3] = 2 * rotation((20.0, -30.0, 50.0))
+    turn[:3, 3] = (5.0, 6.0, 7.0)
+    moved = uncertainty(prediction(shape, 1e-4), grid, 8, world=turn)
+    assert torch.allclose(moved.displacement_sd_mm, 2 * plain.displacement_sd_mm, rtol=1e-4)
+    assert torch.allclose(moved.jacobian_sd, 8 * plain.jacobian_sd, rtol=1e-4)
+
+
+def test_sampling_can_be_stopped_and_says_how_far_it_is():
+    grid, told = Geometry.identity((16, 16)), []
+
+    def stop_half_way(share: float) -> None:
+        told.append(share)
+        if share >= 0.5:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        uncertainty(prediction((8, 8), 0.01), grid, samples=10, between=stop_half_way)
+    assert told == [k / 10 for k in range(6)]
 
 
 def test_what_has_no_variance_is_refused():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from DeepDiffRegLib.errors import ConfigError, InputError
 from DeepDiffRegLib.networks import NETWORKS
@@ -46,6 +48,17 @@ def stored(tmp_path):
 def rewrite(path, **changes):
     values = json.loads(card_path(path).read_text())
     card_path(path).write_text(json.dumps(values | changes))
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(stored):
+    """The first byte of a safetensors file is the lowest of its header's length: 0x80 for every 32nd file."""
+    path, network, _ = stored
+    contents = (save(network.state_dict(), {"note": " " * n}) for n in range(0, 300, 8))
+    content = next(c for c in contents if c.startswith(b"\x80"))
+    path.write_bytes(content)
+    rewrite(path, sha256=hashlib.sha256(content).hexdigest())
+    loaded = load_model(path).network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def test_a_model_comes_back_as_it_was(stored):

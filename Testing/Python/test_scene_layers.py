@@ -8,10 +8,10 @@ from scene_bed import add_points, add_volume_on, assert_looks_like, bed, coarse,
 
 from DeepDiffRegLib.errors import InputError
 from DeepDiffRegLib.geometry.grid import Geometry
-from DeepDiffRegLib.interactive.messages import Map
+from DeepDiffRegLib.interactive.messages import Map, Scan
 
 slicer = pytest.importorskip("slicer", reason="needs the MRML scene of the slicer-core package")
-from DeepDiffRegScene import colors, convert, grids, layers, maps, regions, spaces
+from DeepDiffRegScene import colors, convert, grids, layers, maps, outputs, regions, spaces
 from DeepDiffRegScene.fields import determinants
 
 GRID = Geometry((48, 48, 24), (4.0, 4.0, 8.0), (-94.0, -94.0, -92.0), np.eye(3).tolist())
@@ -241,6 +241,32 @@ def test_a_pure_matrix_has_layers_too(desk):
     desk.layers.close()
 
 
+def test_uncertainty_is_shown_with_its_unit_and_hidden_without_a_volume(desk):
+    layer, plain = desk.layers["uncertainty"], desk.view.picture()
+    layer.show(True)
+    assert layer.legend is None and np.array_equal(desk.view.picture(), plain), "nothing to show"
+    half = GRID.coarsened((2.0, 2.0, 2.0), 2)
+    x = np.linspace(0, 0.4, half.size[0], dtype=np.float32)
+    scan = Scan(np.broadcast_to(x, half.shape).copy(), half, "intensity", "displacement_sd_mm")
+    volume = outputs.uncertainty_volume(scan, "Uncertainty of the displacement", "mm", desk.fixed, scene=desk.scene)
+    assert volume.GetName() == "Uncertainty of the displacement (mm)"
+    assert outputs.uncertainty_volume(scan, "other", "mm", desk.fixed, volume) is volume
+    layer.set(volume=volume)
+    assert layer.unit == "mm" and "(mm)" in layer.legend.title
+    assert [text for *_, text in layer.legend.lines] == ["0", "0.125", "0.25", "0.375", "0.5"]
+    assert np.abs(coarse(desk.view.picture()) - coarse(plain)).max() > 20
+    ratio = outputs.uncertainty_volume(scan, "Variance relative to the prior", "", desk.fixed, scene=desk.scene)
+    layer.set(volume=ratio)
+    assert layer.unit == "ratio" and layer.legend.title == "Uncertainty (ratio)"
+    assert volume.GetScene() is desk.scene, "the worker's volumes are not the layer's to remove"
+    desk.scene.RemoveNode(ratio)
+    desk.layers.update()
+    assert layer.legend is None and np.array_equal(desk.view.picture(), plain)
+    layer.set(volume=volume)
+    layer.show(False)
+    assert np.array_equal(desk.view.picture(), plain)
+
+
 def test_colors_of_determinants():
     assert np.allclose(colors.jacobian_color([-1, 0], 4), colors.FOLD_COLOR)
     half, none, twice = colors.jacobian_color([0.5, 1, 2], 4)
@@ -262,3 +288,51 @@ def test_wrong_names_are_refused(desk):
         desk.layers["grid"].set(direction="sideways")
     with pytest.raises(InputError, match="spacing_mm"):
         desk.layers["grid"].set(spacing_mm=0)
+
+
+def test_kernel_widths_lie_over_the_scan_they_belong_to(desk):
+    """t = 1 in every view; in the views that are named as the moving scan's t = 0 instead."""
+    grid = GRID.resized((24, 24, 12))
+    wide = np.where(np.arange(24) < 12, 10.0, 40.0).astype(np.float32) * np.ones(grid.shape, np.float32)
+    fixed, moving = (
+        outputs.sigma_volume(Scan(a, grid), desk.fixed, scene=desk.scene) for a in (wide, wide[..., ::-1].copy())
+    )
+    assert fixed is not moving and "mm" in fixed.GetName()
+    plain, composite = desk.view.picture(), desk.view.composite
+    layer = desk.layers["sigma"]
+    layer.set(volume=fixed, moving_volume=moving)
+    layer.show(True)
+    assert composite.GetNthLayerVolumeID(3) == fixed.GetID() and layer.legend.title.endswith("(mm)")
+    over = desk.view.picture()
+    assert np.abs(coarse(over) - coarse(plain)).max() > 20
+    layer.set(moving_views=(desk.view.node.GetLayoutName(),))
+    assert composite.GetNumberOfAdditionalLayers() == 1 and composite.GetNthLayerVolumeID(3) == moving.GetID()
+    assert np.abs(coarse(desk.view.picture()) - coarse(over)).max() > 20
+    layer.show(False)
+    assert composite.GetNumberOfAdditionalLayers() == 0 and np.array_equal(desk.view.picture(), plain)
+    again = outputs.sigma_volume(Scan(2 * wide, grid), desk.fixed, fixed, desk.scene)
+    assert again is fixed
+    desk.scene.RemoveNode(fixed)
+    layer.show(True)
+    assert composite.GetNumberOfAdditionalLayers() == 0
+
+
+def test_a_map_on_its_way_has_nodes_of_its_own(desk):
+    from DeepDiffRegScene.animation import Animation
+
+    held = desk.maps.map()
+    count = desk.scene.GetNumberOfNodes()
+    film = Animation(desk.fixed, desk.scene)
+    film.show(Map(held.world, 0.5 * held.displacement, held.geometry))
+    point = np.array([[-30.0, 5.0, 4.0]])
+    placed = point + spaces.matrix_ras(held.world)[:3, 3]
+    half, whole = (maps.follow(m.transform, point) - placed for m in (film.maps, desk.maps))
+    assert np.allclose(half, whole / 2, atol=0.2) and np.linalg.norm(whole) > 1
+    assert film.volume.GetImageData() is desk.fixed.GetImageData() and not film.volume.GetSaveWithScene()
+    node = film.maps.transform
+    film.show(held)
+    assert film.maps.transform is node and np.allclose(maps.follow(node, point) - placed, whole, atol=0.2)
+    film.end()
+    film.end()
+    assert desk.scene.GetNumberOfNodes() == count and node.GetScene() is None
+    np.testing.assert_array_equal(desk.maps.map().displacement, held.displacement)

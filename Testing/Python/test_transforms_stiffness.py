@@ -78,13 +78,27 @@ def test_label_weights_lie_where_the_affine_part_puts_them():
 
 
 def test_a_given_field_is_read_on_any_grid():
-    field = torch.rand(1, 4, *GRID.shape) + 0.1
+    field = torch.rand(1, 4, *GRID.shape) + 0.6
     h = GivenWeights(field, GRID).pre_weights(GRID.coarsened(2), "cpu")
     torch.testing.assert_close(h.square().sum(0), torch.ones(24, 24))
+    field *= 0.5 / field.norm(dim=1, keepdim=True)
+    h = GivenWeights(field, GRID).pre_weights(GRID.coarsened(2), "cpu")
+    torch.testing.assert_close(h.square().sum(0), torch.full((24, 24), 0.25))
     model = TRANSFORMS.build("rdmm")
     model.set_stiffness(GivenWeights(field[:, :3], GRID))
     with pytest.raises(ConfigError, match="shape"):
         model.enter(GRID, "cpu")
+
+
+def test_heavy_tissue_keeps_its_small_norm_also_where_weights_are_free():
+    stiffness = Stiffness(region(), (Tissue(1, "soft"),))
+    for free in (False, True):
+        model = TRANSFORMS.build("rdmm", background="still", optimise_weights=free)
+        model.set_stiffness(stiffness)
+        model.enter(GRID, "cpu")
+        h = model._state()[1]
+        assert float(h[:, 3, 3].square().sum()) == pytest.approx(0.01, rel=1e-3)
+        assert float(h[:, 13, 13].square().sum()) == pytest.approx(1.0, abs=1e-3)
 
 
 # --- what it does ------------------------------------------------------------------------------------------------------
@@ -153,6 +167,8 @@ def test_impossible_values_are_refused():
             TRANSFORMS.build(name).set_stiffness(Stiffness(region(), (Tissue(1, "soft"),)))
     with pytest.raises(ConfigError, match="tissue 'soft'"):
         check_tissues({"soft": (0.5, 0.6)}, 2)
+    with pytest.raises(ConfigError, match="tissue 'soft'"):
+        check_tissues({"soft": (0.0, 0.0)}, 2)
     with pytest.raises(ConfigError, match="tissue 'soft'"):
         TRANSFORMS.build("rdmm", tissues={"soft": (1.0,)})
     with pytest.raises(ConfigError, match="omt_power"):

@@ -1,0 +1,17 @@
+"""Training of the networks: losses, data, the loop. Offline; only the command line and the experiments use it."""
+
+from ..registry import Entry, Registry
+
+_HERE = "DeepDiffRegLib.training"
+LOSSES = Registry(
+    "loss",
+    Entry(
+        "mse", f"{_HERE}.image_losses:MeanSquaresLoss", "squared difference over image_sigma^2", "Dalca et al., 2019"
+    ),
+    Entry("lncc", f"{_HERE}.image_losses:LNCCLoss", "local correlation in windows of 9", "Balakrishnan et al., 2018"),
+    Entry("kl", f"{_HERE}.kl:KL", "distance of the velocity's posterior from its prior", "Dalca et al., MedIA 2019"),
+    Entry("diffusion", f"{_HERE}.field_losses:DiffusionLoss", "squared first derivatives of the displacement"),
+    Entry("lddmm", f"{_HERE}.field_losses:LDDMMLoss", "||L v||^2 of every velocity", "Chen et al., 2024"),
+    Entry("dice", f"{_HERE}.structure_losses:DiceLoss", "overlap of labels, one at a time"),
+    Entry("surface", f"{_HERE}.structure_losses:SurfaceLoss", "distance of surfaces both ways", "Dalca et al., 2019"),
+)

@@ -1,0 +1,81 @@
+"""What a loss, its input and a training task are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import ClassVar, Protocol
+
+import torch
+
+from ..networks.base import Network, Prediction
+from .mapping import Mapping, warped
+
+Batch = dict[str, torch.Tensor]
+"""Tensors whose first axis is the pair: ``moving``, ``fixed`` (B, 1, *shape) in [0, 1], optionally ``moving_labels``,
+``fixed_labels`` (B, 1, *shape, integers) and the surfaces of ``field_losses.Surface``; ``row``: number within the step."""
+Ask = Callable[[torch.Tensor, torch.Tensor], Prediction]
+"""The network in training: (moving, fixed) to its prediction in float32. Other names for calling it would miss the precision
+and the devices that were asked for."""
+EVERY_KIND = ("displacement", "velocity", "time_varying")
+
+
+class Task(Protocol):
+    """What is trained. The loop owns the order, the optimizer and the files; a task says what a step sees and how it is judged."""
+
+    network: Network
+    patch: tuple[int, ...] | None
+    """Size (tensor order) of the boxes that batches are cut to; the loop restores it when a run is continued."""
+
+    def batch(self, step: int) -> Batch:
+        """All pairs of step ``step`` (0, 1, ...): a function of the step alone, on the CPU. The loop adds ``row`` and may
+        hand them to ``loss`` in parts."""
+
+    def loss(self, ask: Ask, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean over the pairs of the batch, to be differentiated, and its parts by name. batch: on the network's device."""
+
+    def validate(self) -> dict[str, float]:
+        """Numbers on scans that are not trained on; ``score`` (higher is better) chooses the best network and stops early."""
+
+    def shrink(self, shape: tuple[int, ...]) -> bool:
+        """Make batches of scans of ``shape`` smaller by a smaller ``patch``; False when that is not possible."""
+
+
+class Deformed:
+    """One batch, what the network says about it, and the scans so deformed (each made when it is first asked for)."""
+
+    def __init__(self, batch: Batch, prediction: Prediction, mapping: Mapping):
+        self.batch, self.prediction, self.mapping = batch, prediction, mapping
+
+    @property
+    def fixed(self) -> torch.Tensor:
+        return self.batch["fixed"]
+
+    @property
+    def moving(self) -> torch.Tensor:
+        return self.batch["moving"]
+
+    @cached_property
+    def warped(self) -> torch.Tensor:
+        """The moving scan on the fixed one."""
+        return warped(self.moving, self.mapping.forward)
+
+    @cached_property
+    def warped_back(self) -> torch.Tensor:
+        """The fixed scan on the moving one, through the inverse."""
+        return warped(self.fixed, self.mapping.backward)
+
+
+class Loss(ABC):
+    """One term of the energy: mean over the pairs of a batch, a scalar tensor that tracks gradients.
+
+    kinds: the predictions it can judge. probabilistic: whether it needs a variance. needs: keys of the batch.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = EVERY_KIND
+    probabilistic: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def __call__(self, case: Deformed) -> torch.Tensor: ...

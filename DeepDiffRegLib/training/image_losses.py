@@ -1,0 +1,65 @@
+"""How alike the warped and the fixed scan are: the library's similarities with their closed-form gradients."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ConfigError
+from ..similarity.base import Similarity
+from ..similarity.lncc import LNCC
+from ..similarity.mean_squares import MeanSquares
+from .base import Deformed, Loss
+
+SCALINGS = {"released": 1.0, "paper": 0.5}
+"""Factor of mean((F - M o phi)^2) / image_sigma^2."""
+
+
+class ImageLoss(Loss):
+    """A similarity, mean over the pairs. symmetric: half of it, and half of that of the fixed scan on the moving one."""
+
+    def __init__(self, similarity: Similarity, factor: float = 1.0, symmetric: bool = False):
+        self.similarity, self.factor, self.symmetric = similarity, factor, symmetric
+
+    def __call__(self, case: Deformed) -> torch.Tensor:
+        value = compared(case.warped, case.fixed, self.similarity)
+        if self.symmetric:
+            value = (value + compared(case.warped_back, case.moving, self.similarity)) / 2
+        return value * self.factor
+
+
+class MeanSquaresLoss(ImageLoss):
+    """mean((F - M o phi)^2) / image_sigma^2 as released, half of it as in the paper (whose sum is here a mean, see ``KL``)."""
+
+    def __init__(self, image_sigma: float = 0.02, scaling: str = "released", symmetric: bool = False):
+        if not image_sigma > 0:
+            raise ConfigError(f"loss 'mse': image_sigma must be positive, got {image_sigma!r}")
+        if scaling not in SCALINGS:
+            raise ConfigError(f"loss 'mse': scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
+        super().__init__(MeanSquares(), SCALINGS[scaling] / image_sigma**2, symmetric)
+
+
+class LNCCLoss(ImageLoss):
+    """1 - mean LNCC over windows of 2 radius_voxels + 1 voxels per axis (``similarity.lncc``)."""
+
+    def __init__(self, radius_voxels: int = 4, epsilon: float = 1e-5, symmetric: bool = False):
+        super().__init__(LNCC(radius_voxels, epsilon), symmetric=symmetric)
+
+
+def compared(warped: torch.Tensor, fixed: torch.Tensor, similarity: Similarity) -> torch.Tensor:
+    """Loss of a similarity that averages over channels, as a scalar that tracks gradients of ``warped`` (B, 1, *shape).
+
+    The pairs of a batch go through as its channels.
+    """
+    return _Compared.apply(warped.transpose(0, 1), fixed.transpose(0, 1), similarity)
+
+
+class _Compared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, warped, fixed, similarity):
+        value, gradient = similarity.value_and_gradient(fixed, warped)
+        ctx.save_for_backward(gradient)
+        return warped.new_tensor(value)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * ctx.saved_tensors[0], None, None

@@ -1,0 +1,180 @@
+"""A training from its configuration to the model file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.atomic import write_aside
+from ..errors import ConfigError, InputError
+from ..networks import NETWORKS
+from ..networks.base import Network
+from ..networks.weights import ModelCard, load_model, save_model
+from ..progress import Progress
+from .checkpoint import has_checkpoint
+from .config import TrainingConfig
+from .dataset import PairSource
+from .devices import first_process, make_fabric
+from .loop import Fitted, fit
+from .preparation import Prepared, prepare
+from .scans import ScanList, list_scans
+from .streams import torch_seed
+from .tasks import PairTask, Term, make_terms
+from .validation import judged
+
+CONFIG, MODEL, CACHE = "config.json", "model.safetensors", "cache"
+MAY_CHANGE = ("device", "devices", "log_every", "checkpoint_every", "patience", "tensorboard", "accumulate", "steps")
+"""Of ``optimization``: what a resumed training may do otherwise (the loop refuses other steps where the decay needs them)."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """model: the file that was written (None when cancelled). card: beside it."""
+
+    fitted: Fitted
+    model: Path | None
+    card: ModelCard | None
+
+
+def train(
+    config: TrainingConfig, outdir: str | Path, progress: Progress | None = None, resume: bool = False
+) -> Trained:
+    """Prepare the scans, train, and write ``model.safetensors`` with its card into ``outdir``.
+
+    Everything that can be checked is checked before the first scan is opened. ``outdir`` also receives the checkpoints, the
+    history and the cache of prepared scans. resume: continue what was stopped there, with the same configuration.
+    """
+    progress, outdir = progress or Progress(), Path(outdir)
+    make_fabric(config.optimization)
+    network = make_network(config)
+    terms = make_terms(config.losses, network)
+    check_fit(config, network, terms)
+    needs = {key for term in terms for key in term.loss.needs}
+    labels, surfaces = "fixed_labels" in needs, "fixed_points" in needs
+    scans = list_scans(config.data, config.optimization.seed, labels, surfaces)
+    _check_folder(config, outdir, resume)
+    prepared = prepare(scans, config.data, outdir / CACHE, progress, surfaces, network.architecture.ndim)
+    source = PairSource(prepared, scans, config.data, config.augmentation, config.optimization.seed, labels, surfaces)
+    task = _task(config, network, terms, source, prepared)
+    started = resume and has_checkpoint(outdir)  # killed before the first checkpoint, it starts from the first step
+    fitted = fit(task, config.optimization, progress, outdir, started)
+    if progress.cancelled():
+        return Trained(fitted, None, None)
+    card = make_card(config, terms, scans, prepared, fitted)
+    if first_process():
+        card = save_model(outdir / MODEL, fitted.network, card)
+    return Trained(fitted, outdir / MODEL, card)
+
+
+def make_network(config: TrainingConfig) -> Network:
+    """With random weights from the seed, or those of ``start_from``."""
+    wanted = config.network
+    kind = NETWORKS.load(wanted.name)
+    variant = kind.variant(wanted.variant)
+    architecture = type(variant).from_dict({**variant.to_dict(), **wanted.architecture})
+    torch.manual_seed(torch_seed(config.optimization.seed))
+    network = kind(architecture)
+    if wanted.start_from is not None:
+        model = load_model(wanted.start_from)
+        if type(model.network) is not kind or model.network.architecture != architecture:
+            raise ConfigError(
+                f"network.start_from: {wanted.start_from} is a {model.card.network} of another architecture"
+            )
+        network.load_state_dict(model.network.state_dict())
+    return network
+
+
+def check_fit(config: TrainingConfig, network: Network, terms: tuple[Term, ...]) -> None:
+    """Refuse choices that contradict each other."""
+    surfaces = any(term.name == "surface" for term in terms)
+    if surfaces and (config.augmentation.moves or config.data.patch):
+        raise ConfigError("loss 'surface' allows neither patches nor augmentation by rotation, scale or shift")
+    patch, whole = config.data.patch, network.multiple
+    if patch is not None and (len(patch) != network.architecture.ndim or any(n % whole or n <= 0 for n in patch)):
+        raise ConfigError(f"data.patch must be multiples of {whole}, one per axis, got {patch}")
+    options = config.optimization
+    if options.patience and not options.validate_every:
+        raise ConfigError("optimization.patience needs validate_every: early stop is decided by validation")
+    if config.data.batch % options.devices:
+        raise ConfigError(f"data.batch must be a multiple of {options.devices} devices, got {config.data.batch}")
+
+
+def make_card(
+    config: TrainingConfig, terms: tuple[Term, ...], scans: ScanList, prepared: Prepared, fitted: Fitted
+) -> ModelCard:
+    """What the model is, what it saw and how well it does."""
+    prior = {}
+    for term in terms:
+        if term.name == "kl":
+            smoothing = term.loss.smoothing_voxels(len(prepared.grid.size))
+            prior = {"precision": float(term.loss.precision), "smoothing_voxels": float(smoothing)}
+    data, held_out = config.data, len(scans.of("validation"))
+    about = data.description or "the user's own scans"
+    seen = f"{about}; {len(scans.of('train'))} scans trained on, {held_out} held out, mode {data.mode}"
+    losses = ", ".join(f"{t.name} x {t.weight:g}" for t in terms)
+    notes = [f"{fitted.step} steps of {data.batch} pairs; losses {losses}", *fitted.notes]
+    return ModelCard(
+        config.network.name,
+        {},
+        config.licence,
+        seen,
+        prepared.grid,
+        data.intensities,
+        {**fitted.metrics, "steps": float(fitted.step), "training_seconds": fitted.seconds},
+        config.optimization.seed,
+        prior,
+        "; ".join(notes),
+    )
+
+
+def _task(
+    config: TrainingConfig, network: Network, terms: tuple[Term, ...], source: PairSource, prepared: Prepared
+) -> PairTask:
+    chosen, spacing = config.network, prepared.grid.spacing_mm
+    ways = (chosen.integrator, chosen.integration_steps)
+
+    def validate() -> dict[str, float]:
+        return judged(network, source.held_out(), spacing, *ways) if source.held_out_numbers() else {}
+
+    patch = None if config.data.patch is None else config.data.patch[::-1]
+    return PairTask(network, terms, source, validate, config.optimization.seed, *ways, patch)
+
+
+def _check_folder(config: TrainingConfig, outdir: Path, resume: bool) -> None:
+    """Write the configuration into a new folder, or compare it with that of the run to be resumed."""
+    if not first_process():
+        return
+    path = outdir / CONFIG
+    if not resume:
+        if outdir.is_dir() and any(outdir.iterdir()):
+            hint = "; --resume continues the training there" if (outdir / CONFIG).exists() else ""
+            raise InputError(f"output folder {outdir} is not empty{hint}")
+        try:
+            outdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output folder {outdir}: {error.strerror or error}") from error
+        with write_aside(path) as aside:
+            aside.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return
+    if not path.is_file():
+        raise InputError(f"{path} is missing: there is no training to resume in {outdir}")
+    before, now = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
+    for values in (before, now):
+        for name in MAY_CHANGE:
+            values["optimization"].pop(name, None)
+    different = [name for name in now if before.get(name) != now[name]]
+    if different:
+        name = _first_difference(before.get(different[0]), now[different[0]], different[0])
+        raise ConfigError(f"{path}: the training to resume had another {name}; keep it, or train into another folder")
+
+
+def _first_difference(before: Any, now: Any, name: str) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in now:
+            if before.get(key) != now[key]:
+                return _first_difference(before.get(key), now[key], f"{name}.{key}")
+    return name
