@@ -13,6 +13,12 @@ EXPERIMENTS = Registry(
         "Dalca et al., MedIA 2019",
     ),
     Entry(
+        "surface",
+        f"{_HERE}.surface:SurfaceTerm",
+        "structures that the images do not tell apart meet when the loss sees their surfaces",
+        "Dalca et al., MedIA 2019",
+    ),
+    Entry(
         "rdmm-energy", f"{_HERE}.rdmm_energy:RDMMEnergy", "shooting keeps its energy, with the source term only", _RDMM
     ),
     Entry(

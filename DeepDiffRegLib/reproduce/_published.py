@@ -23,9 +23,9 @@ OTHERS = "brain_malf/*_SS.nii.gz"
 
 
 def data_folder() -> Path | None:
-    """``$DEEPDIFFREG_DATA`` when it names a folder."""
-    folder = Path(os.environ.get(VARIABLE, ""))
-    return folder if os.environ.get(VARIABLE) and folder.is_dir() else None
+    """``$DEEPDIFFREG_DATA``, else ``../shared/data`` beside a checkout of the project; None when there is no such folder."""
+    folder = Path(os.environ.get(VARIABLE) or Path(__file__).parents[3] / "shared" / "data")
+    return folder if folder.is_dir() else None
 
 
 def published_model(path: str | Path | None = None) -> Model:
