@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,14 +17,11 @@ from .outputs import UNIT_ATTRIBUTE, folded_segmentation
 from .overlays import Overlay, slice_nodes
 from .spaces import voxels_of
 
-if TYPE_CHECKING:
-    from .layers import LayerSet
-
 
 class VolumeLayer:
     """Base of the layers that are a volume with its own colors over the views."""
 
-    def __init__(self, owner: LayerSet, name: str, text: str):
+    def __init__(self, owner, name: str, text: str):
         self.owner, self.name, self.text, self.visible = owner, name, text, False
         self.options = self.Options()
         self._volume = self._shown = None
@@ -158,7 +154,7 @@ class SigmaLayer(VolumeLayer):
         moving_volume: object = None
         moving_views: tuple[str, ...] = ()
 
-    def __init__(self, owner: LayerSet, name: str, text: str):
+    def __init__(self, owner, name: str, text: str):
         super().__init__(owner, name, text)
         self._moving = Overlay(owner.scene, ())
         self._top = 1.0
@@ -260,7 +256,7 @@ class FoldLayer:
 
         volume: object = None
 
-    def __init__(self, owner: LayerSet, name: str, text: str):
+    def __init__(self, owner, name: str, text: str):
         self.owner, self.name, self.text, self.visible = owner, name, text, False
         self.options = self.Options()
         self._segments = self._shown = None
@@ -305,7 +301,7 @@ class FoldLayer:
         self._segments = self._shown = None
 
 
-def jacobian_scan(owner: LayerSet) -> Scan:
+def jacobian_scan(owner) -> Scan:
     """Determinants of the whole map on its own grid."""
     held = owner.sampled()
     values = determinants(held.displacement, held.geometry, held.world)
