@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from .config import Choice, Config
 from .data.pair import Pair, Prompts
 from .descent import SCANS, Level
 from .geometry.grid import Geometry
-from .geometry.pyramid import level_geometry, resample
+from .geometry.pyramid import Pyramid, level_geometry, resample
 from .preprocess.intensity import normalized
 from .preprocess.region import Region, cut_faces, foreground_box_mm, solving_region
 from .prompts.base import ImageTerm
@@ -36,13 +37,19 @@ COARSE_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Problem:
-    """Normalized scans with masks. fixed, moving: (1, 1, *shape) in [0, 1] on their own grids."""
+    """Normalized scans with masks. fixed, moving: (1, 1, *shape) in [0, 1] on their own grids.
+
+    features: images of both scans (fixed, moving) that are compared instead of them, equally many. cache: what was computed from
+    the scans alone and serves again when prompts or transform change.
+    """
 
     pair: Pair
     fixed: torch.Tensor
     moving: torch.Tensor
     device: torch.device
     masks: MaskPrompt = field(default_factory=MaskPrompt)
+    features: tuple[Pyramid, Pyramid] | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, pair: Pair, config: Config, device: torch.device) -> Problem:
@@ -99,9 +106,8 @@ class Problem:
         """
         fixed_geometry, moving_geometry = self.level_geometries(box, factor, minimum_size)
         measure = SIMILARITIES.build(similarity.name, **similarity.options)
-        fixed = resample(self.fixed, self.pair.fixed.geometry, fixed_geometry)
-        moving = resample(self.moving, self.pair.moving.geometry, moving_geometry)
-        unknown_beyond = self.moving_is_cut or measure.oriented
+        fixed, moving = self._compared(fixed_geometry, moving_geometry)
+        unknown_beyond = self.moving_is_cut or measure.oriented or self.features is not None
         if unknown_beyond:
             moving, moving_geometry = continued(moving, moving_geometry, CONTINUED_MM)
         seen = self.masks.moving_weight(moving_geometry)
@@ -111,7 +117,7 @@ class Problem:
             parallel = parallel_grid(moving_geometry, fixed_geometry, world)
             seen = resample(seen, moving_geometry, parallel, "zeros", blur=False)
             moving, moving_geometry = resample(moving, moving_geometry, parallel, blur=False), parallel
-        dtype = torch.float16 if half and has_half(similarity) else None
+        dtype = torch.float16 if half and has_half(similarity, self.features is not None) else None
         scans = ImageTerm(
             SCANS,
             measure.features(fixed, fixed_geometry.spacing_mm, dtype),
@@ -129,6 +135,13 @@ class Problem:
             ]
         regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
         return Level(fixed_geometry, terms, iterations, world, regularizers)
+
+    def _compared(self, fixed: Geometry, moving: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
+        """The channels of both scans on the grids of a level: of one resolution of the features, or the scans themselves."""
+        own = [((scan, image.geometry),) for scan, image in zip((self.fixed, self.moving), (self.pair.fixed, self.pair.moving))]
+        of_fixed, of_moving = self.features or map(Pyramid, own)
+        number = of_fixed.serving(fixed)
+        return of_fixed.on(fixed, number), of_moving.on(moving, number)
 
     @property
     def working_spacing_mm(self) -> float:
@@ -149,13 +162,13 @@ class Problem:
         return replace(term, **{name: t if t is None else t.to(self.device) for name, t in tensors.items()})
 
 
-def has_half(similarity: Choice) -> bool:
-    """Whether this similarity's features may be kept in half precision: descriptors in [0, 1], compared one by one.
+def has_half(similarity: Choice, learned: bool = False) -> bool:
+    """Whether what this similarity compares may be kept in half precision: descriptors or learned features, one by one.
 
     Scans themselves may not: steps of 1/1000 of their range would be seen by windowed correlation.
     """
     measure = SIMILARITIES.load(similarity.name)
-    return measure.separable and measure.features is not Similarity.features
+    return measure.separable and (learned or measure.features is not Similarity.features)
 
 
 def working_spacing_mm(pair: Pair) -> float:

@@ -29,7 +29,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model",
         metavar="FILE",
-        help="network to start from (.safetensors, its card beside it); implies --method feedforward",
+        help="network (.safetensors, its card beside it) to start from, or with --method dio for features; alone: feedforward",
     )
     what.add_argument("--transform", metavar="T", help=f"transform model: {', '.join(TRANSFORMS)}")
     what.add_argument("--similarity", metavar="S", help=f"how scans are compared: {', '.join(SIMILARITIES)}")
@@ -67,7 +67,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
     if arguments.method:
         changes["method"] = METHODS[arguments.method].name
     if arguments.model:
-        changes |= {"model": arguments.model, "method": arguments.method or "feedforward"}
+        asks = config.method if config.method != "iterative" else "feedforward"
+        changes |= {"model": arguments.model, "method": arguments.method or asks}
     for kind, registry in (("transform", TRANSFORMS), ("similarity", SIMILARITIES)):
         name = getattr(arguments, kind)
         if name:

@@ -45,9 +45,7 @@ class CShapes:
     c_labels: torch.Tensor
 
 
-def make_c_shapes(
-    rng: np.random.Generator, count: int, size: int, ranges: CShapeRanges | None = None
-) -> CShapes:
+def make_c_shapes(rng: np.random.Generator, count: int, size: int, ranges: CShapeRanges | None = None) -> CShapes:
     """``count`` pairs of ``size`` x ``size`` pixels.
 
     A pixel belongs to the disk when its center does; to the C when its distance to the middle is between the two radii and

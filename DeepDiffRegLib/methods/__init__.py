@@ -10,4 +10,10 @@ METHODS = Registry(
         "DeepDiffRegLib.methods.feedforward:Feedforward",
         "a network's prediction, then refined by the same solver",
     ),
+    Entry(
+        "dio",
+        "DeepDiffRegLib.methods.dio:DIO",
+        "the same solver on a network's features instead of intensities, any transform and prompts",
+        "Jena et al., 2024",
+    ),
 )

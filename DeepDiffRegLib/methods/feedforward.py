@@ -18,12 +18,10 @@ from ..data.image import Image
 from ..data.pair import Prompts
 from ..errors import ConfigError, InputError
 from ..geometry.grid import Geometry
-from ..geometry.pyramid import BLUR_PER_FACTOR, level_geometry, resample
-from ..geometry.sampling import index_matrix, warp
-from ..geometry.smoothing import gaussian
+from ..geometry.pyramid import level_geometry, resample
+from ..networks import NETWORKS
 from ..networks.base import Prediction
 from ..networks.weights import CanonicalGrid, Intensities, Model, ModelCard, load_model, read_card
-from ..preprocess.intensity import percentiles
 from ..problem import Problem
 from ..progress import Progress, Step
 from ..result import Status
@@ -35,6 +33,7 @@ from ..transforms.svf import SVFModel, SVFTransform
 from ..transforms.tvf import TVFTransform
 from ._belief import Belief, prediction_geometry
 from ._prior_svf import PriorSVFModel
+from ._scans import as_trained, on_grid
 from .iterative import Iterative, Solution
 
 STAGE = "network"
@@ -52,6 +51,8 @@ class Feedforward:
         if config.model is None:
             raise ConfigError("method 'feedforward' needs a model file: --model FILE.safetensors")
         card = read_card(config.model)
+        if card.network not in NETWORKS:
+            raise ConfigError(f"{config.model}: {card.network!r} gives features, no map; choose method 'dio'")
         if (known := card.architecture.get("ndim", 3)) != ndim:
             raise InputError(f"{config.model}: this model is for {known}-D scans, but the scans are {ndim}-D")
 
@@ -158,23 +159,6 @@ def canonical_scans(
         as_trained(on_grid(image.to(problem.device), grid, matrix), intensities)
         for image, matrix in ((pair.fixed, identity), (pair.moving, world))
     )
-
-
-def on_grid(image: Image, grid: Geometry, world: np.ndarray) -> torch.Tensor:
-    """The scan sampled at world(x) for every voxel x of the grid, blurred first along axes that get coarser."""
-    if np.array_equal(world, np.eye(grid.ndim + 1)) and image.geometry.same_grid(grid):
-        return image.tensor
-    lowest = image.tensor.amin()
-    factors = np.maximum(min(grid.spacing_mm) / np.array(image.geometry.spacing_mm), 1.0)
-    blurred = gaussian(image.tensor - lowest, np.where(factors > 1.01, BLUR_PER_FACTOR * factors, 0.0))
-    still = blurred.new_zeros((1, grid.ndim, *grid.shape))
-    return warp(blurred, still, index_matrix(grid, image.geometry, world)) + lowest
-
-
-def as_trained(scan: torch.Tensor, intensities: Intensities) -> torch.Tensor:
-    """The scan with the two percentiles of the card at 0 and ``top``, clamped to [0, 1]."""
-    low, high = percentiles(scan, intensities.clip_percentiles)
-    return ((scan - low) * (intensities.top / max(high - low, 1e-12))).clamp_(0.0, 1.0)
 
 
 def carried_back(prediction: Prediction, grid: Geometry, fixed: Geometry) -> Transform:

@@ -1,4 +1,4 @@
-"""Networks that predict a deformation: tensors in, tensors out. Weights come from files (``weights``)."""
+"""Networks that predict a deformation or give features: tensors in, tensors out. Weights come from files (``weights``)."""
 
 from ..registry import Entry, Registry
 
@@ -36,3 +36,26 @@ NETWORKS = Registry(
         "Chen et al., 2024",
     ),
 )
+FEATURES = Registry(
+    "feature network",
+    Entry("unet", f"{_HERE}.feature_unet:FeatureUNet", "U-Net to feature images at three resolutions", "Jena et al., 2024"),
+    Entry(
+        "unet-e",
+        f"{_HERE}.feature_unet:FeatureUNetEncoders",
+        "an encoder for each resolution: features of little reach, the smallest network",
+        "Jena et al., 2024",
+    ),
+    Entry("lku", f"{_HERE}.feature_lku:LKU", "large-kernel U-Net to feature images", "Jia et al., 2022; Jena et al., 2024"),
+    Entry(
+        "lku-e",
+        f"{_HERE}.feature_lku:LKUEncoders",
+        "a large-kernel encoder for each resolution",
+        "Jena et al., 2024",
+    ),
+)
+"""Networks that see one scan and give feature images for the solver (method ``dio``)."""
+
+
+def network_class(name: str) -> type:
+    """The class registered under this name in either table; an unknown name is a ``ConfigError``."""
+    return (FEATURES if name in FEATURES else NETWORKS).load(name)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..errors import ConfigError, ShapeError
 from ..registry import nearest
@@ -80,18 +81,11 @@ class Prediction:
         return self.fields[0]
 
 
-class Network(nn.Module, ABC):
-    """Moving and fixed scan on one grid, affinely aligned, to a deformation of fixed space (the pull-back).
+class Stored(nn.Module):
+    """A network that a model file can hold. VARIANTS: the architectures that have a name."""
 
-    kind: of its prediction. stride: voxels of the input per voxel of the output, 1 or 2. multiple: sizes are padded to it.
-    VARIANTS: the architectures that have a name.
-    """
-
-    kind: ClassVar[Kind]
-    stride: ClassVar[int]
     VARIANTS: ClassVar[dict[str, Architecture]]
     architecture: Architecture
-    multiple: int
 
     @classmethod
     def variant(cls, name: str | None = None, **changes) -> Architecture:
@@ -100,6 +94,21 @@ class Network(nn.Module, ABC):
         if name not in cls.VARIANTS:
             raise ConfigError(f"{cls.__name__}: unknown variant {name!r}{nearest(name, cls.VARIANTS)}")
         return cls.VARIANTS[name].replace(**changes)
+
+    def count_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class Network(Stored, ABC):
+    """Moving and fixed scan on one grid, affinely aligned, to a deformation of fixed space (the pull-back).
+
+    kind: of its prediction. stride: voxels of the input per voxel of the output, 1 or 2. multiple: sizes are padded to it.
+    """
+
+    kind: ClassVar[Kind]
+    stride: ClassVar[int]
+    multiple: int
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
         """moving, fixed: (B, 1, *shape), any size; returns the prediction on the same grid or on one of half the points.
@@ -130,6 +139,46 @@ class Network(nn.Module, ABC):
     def predict(self, pair: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         """(B, 2, *shape), moving first, sizes divisible by ``multiple``, to the fields and the log-variance."""
 
-    def count_parameters(self) -> int:
-        """Trainable numbers."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+class FeatureNetwork(Stored, ABC):
+    """One scan, alone, to feature images at several resolutions, coarse to fine.
+
+    multiple: sizes are padded to it. strides: voxels of the input per voxel of each output. centered: whether a voxel of an
+    output lies in the middle of the ``stride`` voxels it stands for (pooling), or on the first of them (strided convolutions).
+    """
+
+    centered: ClassVar[bool]
+    multiple: int
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Coarse to fine: 4, 2, 1 for three scales."""
+        return tuple(2**level for level in reversed(range(self.architecture.scales)))
+
+    def offset_voxels(self, stride: int) -> float:
+        """Where the first voxel of the output of this stride lies, in voxels of the input."""
+        return (stride - 1) / 2 if self.centered else 0.0
+
+    def forward(self, scan: torch.Tensor, finest: int = 1) -> tuple[torch.Tensor, ...]:
+        """scan: (B, 1, *shape), any size, in [0, 1]; returns (B, C, *ceil(shape / stride)) for each stride of at least ``finest``.
+
+        Sizes that are no multiple of ``multiple`` are continued by their border values, and the features are cut back.
+        """
+        wanted = (None, 1, *(None,) * self.architecture.ndim)
+        if scan.ndim != len(wanted) or scan.shape[1] != 1:
+            raise ShapeError(
+                f"{type(self).__name__}: 'scan' must have shape (B, 1, *shape) with {self.architecture.ndim} axes, got "
+                f"{tuple(scan.shape)}"
+            )
+        strides = tuple(s for s in self.strides if s >= finest)
+        size = tuple(scan.shape[2:])
+        missing = [(-n) % self.multiple for n in size]
+        if all(n + m == self.multiple for n, m in zip(size, missing)):
+            missing[-1] += self.multiple  # a normalization needs more than one voxel on the coarsest level
+        scan = F.pad(scan, [v for m in reversed(missing) for v in (0, m)], mode="replicate") if any(missing) else scan
+        features = self.features(scan, strides[-1])
+        return tuple(cropped(f, tuple(-(-n // s) for n in size)).contiguous() for f, s in zip(features, strides))
+
+    @abstractmethod
+    def features(self, scan: torch.Tensor, finest: int) -> tuple[torch.Tensor, ...]:
+        """(B, 1, *shape), sizes divisible by ``multiple``, to (B, C, *shape / stride), strides from the coarsest to ``finest``."""

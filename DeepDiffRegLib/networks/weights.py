@@ -19,8 +19,8 @@ from .. import __version__
 from ..data.atomic import write_aside
 from ..errors import ConfigError, InputError
 from ..registry import nearest
-from . import NETWORKS
-from .base import Network
+from . import network_class
+from .base import Stored
 
 SUFFIX = ".safetensors"
 KERAS = (".h5", ".hdf5", ".keras")
@@ -101,7 +101,7 @@ class ModelCard:
 class Model:
     """A network with its weights, ready to predict, and what is known about it."""
 
-    network: Network
+    network: Stored
     card: ModelCard
 
 
@@ -110,7 +110,7 @@ def card_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def save_model(path: str | Path, network: Network, card: ModelCard) -> ModelCard:
+def save_model(path: str | Path, network: Stored, card: ModelCard) -> ModelCard:
     """Write weights and card (its architecture, hash and version are filled in); returns the card as written.
 
     Both are written aside and renamed. Raises ``InputError`` when the folder cannot be written.
@@ -152,7 +152,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
     try:
-        kind = NETWORKS.load(card.network)
+        kind = network_class(card.network)
         architecture = type(kind.variant()).from_dict(card.architecture)
         with torch.device("meta"):
             network = kind(architecture)
@@ -199,7 +199,7 @@ def _checked_name(path: str | Path) -> Path:
     return path
 
 
-def _check_tensors(path: str | Path, network: Network, tensors: dict[str, torch.Tensor]) -> None:
+def _check_tensors(path: str | Path, network: Stored, tensors: dict[str, torch.Tensor]) -> None:
     expected = {name: t.shape for name, t in network.state_dict().items()}
     for name in expected.keys() ^ tensors.keys():
         problem = "lacks" if name in expected else "has the unknown"

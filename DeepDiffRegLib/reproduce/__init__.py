@@ -19,6 +19,18 @@ EXPERIMENTS = Registry(
         "Dalca et al., MedIA 2019",
     ),
     Entry(
+        "lambda-sweep",
+        f"{_HERE}.lambda_sweep:LambdaSweep",
+        "VM-1, VM-2 and affine alignment on slices of brains, over the weight of smoothness",
+        "Balakrishnan et al., CVPR 2018",
+    ),
+    Entry(
+        "tvf",
+        f"{_HERE}.tvf:TimeVarying",
+        "a sequence of velocities beats one displacement of the same backbone, and has an inverse",
+        "Chen et al., 2024",
+    ),
+    Entry(
         "rdmm-energy", f"{_HERE}.rdmm_energy:RDMMEnergy", "shooting keeps its energy, with the source term only", _RDMM
     ),
     Entry(

@@ -54,7 +54,7 @@ class Plan:
     seed: int = 2018
 
 
-QUICK = Plan(sigmas_mm=(NONE, 0.5, PUBLISHED, 2.0, IGNORED), scenes=200, pairs=40, steps=700)
+QUICK = Plan(sigmas_mm=(NONE, 0.5, PUBLISHED, 2.0, IGNORED), scenes=200, pairs=40, steps=900)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,11 @@ class Similarity(ABC):
     def features(
         self, scan: torch.Tensor, spacing_mm: tuple[float, ...], dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        """(1, 1, ...) scan -> (1, C, ...) features on the same grid. dtype: how descriptors are kept (None: as the scan)."""
-        return scan
+        """(1, 1, ...) scan -> (1, C, ...) features on the same grid. dtype: how descriptors are kept (None: as the scan).
+
+        Unless overridden, all channels that come are compared as they are.
+        """
+        return scan if dtype is None else scan.to(dtype)
 
     @abstractmethod
     def value_and_gradient(

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from ..checks import check_shape
+from ..errors import ConfigError
 from ..geometry.grid import Geometry
 from ..geometry.pyramid import resample, resample_displacement
 from ..geometry.sampling import index_matrix, sample, sample_points
 from ..geometry.smoothing import gaussian
 from ..geometry.vector_fields import invert, linear_field
+from ..registry import nearest
 from .base import Inverse, ResidualMm, Transform
-from .model import FieldAdam, Model, pin_faces
+from .model import OPTIMIZERS, Model, pin_faces
 
 SAME_GRID_MM = SAME_GRID_VOXELS = 1e-5
 
@@ -122,6 +124,7 @@ class DisplacementModel(Model):
 
     learning_rate: longest step in voxels of the level. sigma_gradient_voxels, sigma_warp_voxels: Gaussians on the force
     (viscous) and on the whole displacement (elastic). epsilon: of the field's Adam, relative to its largest root moment.
+    optimizer: ``adam``, or ``sgd`` for steps of ``learning_rate`` times the gradient of the sum over voxels (at most so long).
     """
 
     stores_displacement = True
@@ -133,7 +136,11 @@ class DisplacementModel(Model):
         sigma_warp_voxels: float = 0.6,
         epsilon: float = 0.2,
         betas: tuple[float, float] = (0.9, 0.99),
+        optimizer: str = "adam",
     ):
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer: unknown value {optimizer!r}{nearest(str(optimizer), OPTIMIZERS)}")
+        self.optimizer = optimizer
         self.learning_rate, self.epsilon, self.betas = learning_rate, epsilon, tuple(betas)
         self.sigma_gradient, self.sigma_warp = sigma_gradient_voxels, sigma_warp_voxels
         self._u: torch.Tensor | None = None
@@ -145,10 +152,15 @@ class DisplacementModel(Model):
             self._u = resample_displacement(self._u, self.geometry, geometry)
         self.geometry = geometry
         pin_faces(self._u, self.pinned)
-        self._adam = FieldAdam(self._u, self.betas, self.epsilon)
-        self._prompt_adam: FieldAdam | None = None
+        self._adam = OPTIMIZERS[self.optimizer](self._u, self.betas, self.epsilon)
+        self._prompt_adam = None
 
     def displacement(self) -> torch.Tensor:
+        return self._u
+
+    @property
+    def field(self) -> torch.Tensor:
+        """What is optimised: (1, d, *shape) in voxels, the displacement or, for velocity models, the velocity."""
         return self._u
 
     def smooth_force(self, force: torch.Tensor) -> torch.Tensor:
@@ -171,7 +183,7 @@ class DisplacementModel(Model):
         direction.mul_(-self.rate)
         if prompt_force is not None:
             if self._prompt_adam is None:
-                self._prompt_adam = FieldAdam(self._u, self.betas, self.epsilon)
+                self._prompt_adam = OPTIMIZERS[self.optimizer](self._u, self.betas, self.epsilon)
             gaussian(prompt_force, self.sigma_gradient, out=prompt_force)
             prompted, longest = self._prompt_adam.direction(prompt_force)
             direction.sub_(prompted, alpha=self.prompt_weight * self.learning_rate / max(1.0, longest))
