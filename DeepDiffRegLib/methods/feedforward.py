@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ..config import Config, Schedule
-from ..data.image import Image
 from ..data.pair import Prompts
 from ..errors import ConfigError, InputError
 from ..geometry.grid import Geometry

@@ -15,7 +15,7 @@ import torch
 
 from ..config import Choice
 from ..descent import SCANS, Descent, Level
-from ..errors import Cancelled, ConfigError, DivergedError, ShapeError
+from ..errors import Cancelled, ConfigError, RegistrationError, ShapeError
 from ..geometry.grid import Geometry
 from ..geometry.pyramid import Pyramid
 from ..progress import Progress
@@ -85,7 +85,7 @@ def solve(
 
     fixed, moving: equally many images, coarse to fine, each with its own grid (``features.feature_images``); an image of which
     nothing requires gradients gets none. world: A (homogeneous, mm), identity when absent. Each scale continues from the one
-    before. Memory for the derivative does not depend on the iterations. Raises ``Cancelled`` and ``DivergedError``.
+    before. Memory for the derivative does not depend on the iterations. Raises ``Cancelled`` and ``RegistrationError``.
     """
     layer, progress = layer or Layer(), progress or Progress()
     _check(fixed, moving, layer)
@@ -180,7 +180,7 @@ def _descend(model, compared: Comparison, iterations: int, tolerance: float, pro
     if outcome.status is Status.CANCELLED:
         raise Cancelled("cancelled while a map was optimised on features")
     if outcome.status is Status.DIVERGED:
-        raise DivergedError("implicit.solve(): the features hold NaN or are too large; lower the learning rate")
+        raise RegistrationError("implicit.solve(): the features hold NaN or are too large; lower the learning rate")
     return outcome.history
 
 

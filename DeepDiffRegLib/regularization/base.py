@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
 
 class Regularizer(ABC):
-    """Instances hold options only."""
+    """Instances hold options only. quadratic: whether the gradient is linear in the displacement."""
+
+    quadratic: ClassVar[bool] = False
 
     @abstractmethod
     def value_and_gradient(

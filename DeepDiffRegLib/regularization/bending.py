@@ -16,6 +16,8 @@ class Bending(Regularizer):
     N counts all voxels. Zero for affine maps. Gradient: 2 D^T D u / N. Rueckert et al., TMI 1999.
     """
 
+    quadratic = True
+
     def value_and_gradient(self, displacement_mm, spacing_mm):
         check_field("Bending.value_and_gradient", displacement_mm, spacing_mm)
         u = displacement_mm.detach()

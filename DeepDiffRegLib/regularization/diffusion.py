@@ -15,6 +15,8 @@ class Diffusion(Regularizer):
     N, mm^-1. Zero exactly for translations. Fischer & Modersitzki, 2002.
     """
 
+    quadratic = True
+
     def value_and_gradient(self, displacement_mm, spacing_mm):
         check_field("Diffusion.value_and_gradient", displacement_mm, spacing_mm)
         u = displacement_mm.detach()

@@ -13,6 +13,12 @@ EXPERIMENTS = Registry(
         "Dalca et al., MedIA 2019",
     ),
     Entry(
+        "c-shape",
+        f"{_HERE}.c_shape:CShape",
+        "a trained network turns disks into Cs and back: very large deformations without folds",
+        "Dalca et al., MedIA 2019",
+    ),
+    Entry(
         "surface",
         f"{_HERE}.surface:SurfaceTerm",
         "structures that the images do not tell apart meet when the loss sees their surfaces",

@@ -53,15 +53,15 @@ class Plan:
     seed: int = 2018
 
 
-QUICK = Plan(size=64, steps=1500, fineness=8, ranges=CShapeRanges(turn_deg=(-30.0, 30.0)))
+QUICK = Plan(size=64, steps=1500, fineness=6, ranges=CShapeRanges(turn_deg=(-30.0, 30.0)))
 """Smaller, and all Cs open to the right."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One pair. folds, strict_folds: pixels of both maps. inverse_*: |phi o phi^-1 - Id| in pixels, away from the border.
+    """One pair, both maps. folds: pixels. strict_folds: points of the grid of integration, in any corner of a cell.
 
-    coarse_*: of the maps integrated at half resolution.
+    inverse_*: |phi o phi^-1 - Id| in pixels, away from the border. coarse_*: of the maps integrated at half resolution.
     """
 
     dice: float
@@ -106,6 +106,7 @@ def criteria(found: list[Measured]) -> tuple[Criterion, ...]:
         Criterion("mean Dice of warped disks and Cs", mean(found, "dice"), "", ">=", LEAST_DICE),
         Criterion("mean Dice of Cs under the inverse and disks", mean(found, "dice_back"), "", ">=", LEAST_DICE),
         Criterion("folds of all maps and inverses", sum(m.folds for m in found), "pixels", "<=", 0),
+        Criterion("the same on the grid of integration, strict", sum(m.strict_folds for m in found), "points", "<=", 0),
         Criterion("map o inverse: mean distance from Id", mean(found, "inverse_mean"), "pixels", "<=", MEAN_PIXELS),
         Criterion(
             "map o inverse: largest of all pairs", max(m.inverse_max for m in found), "pixels", "<=", MOST_PIXELS
@@ -119,8 +120,7 @@ def mean(found: list[Measured], name: str) -> float:
 
 
 def details(plan: Plan, network: Network, found: list[Measured]) -> dict:
-    """What is not judged: the worst pairs, the strict count of folds, and the maps integrated at half resolution."""
-    maps = 2 * len(found) * plan.size**2
+    """What is not judged: the worst pairs, and the maps integrated at half resolution."""
     return {
         "size": plan.size,
         "steps": plan.steps,
@@ -128,7 +128,6 @@ def details(plan: Plan, network: Network, found: list[Measured]) -> dict:
         "weights": network.count_parameters(),
         "lowest_dice": min(m.dice for m in found),
         "lowest_dice_back": min(m.dice_back for m in found),
-        "strict_folds_percent": 100 * sum(m.strict_folds for m in found) / maps,
         "half_resolution": {
             "folds": sum(m.coarse_folds for m in found),
             "inverse_mean_pixels": mean(found, "coarse_inverse_mean"),
@@ -189,7 +188,7 @@ def measure(network: Network, shapes: CShapes, fineness: int) -> Measured:
         dice(warped(shapes.disks, forward), shapes.c_labels),
         dice(warped(shapes.cs, backward), shapes.disk_labels),
         folds(forward) + folds(backward),
-        strict_folds(forward, UNIT) + strict_folds(backward, UNIT),
+        strict_folds(there, UNIT) + strict_folds(back, UNIT),
         float(miss.mean()),
         float(miss.max()),
         folds(coarse.forward) + folds(coarse.backward),

@@ -3,8 +3,9 @@
 VM-2 is trained with several weights lambda of the diffusion term and VM-1 with the one of them that the authors chose for VM-2.
 All are compared with the slices as they are, which were aligned affinely before. Different from the paper: 2-D slices of 50
 people, any slice registered to any other instead of to one atlas, a short training at a larger rate, and structures
-that were never drawn by hand: they are the classes of the slices' own gray values (ventricles, gray and white matter), so
-the score knows nothing that a good match of gray values would not.
+that were never drawn by hand: they are the classes of the slices' own gray values (deep dark pixels, gray and white matter). Such a
+score rewards any match of gray values, also one by folds, so it is highest without smoothness, where the paper's is not; the plateau
+is that around the best and down to the authors' lambda.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Plan:
     seed: int = 2018
 
 
-QUICK = Plan(lambdas=(0.0, 0.75, CHOSEN, 3.0), variant="light", pairs=30, steps=800)
+QUICK = Plan(lambdas=(0.0, 0.25, 0.75, CHOSEN), variant="light", pairs=30, steps=800)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Slices:
         """A batch of one, with labels."""
         numbers_of = {"moving": moving, "fixed": fixed}
         scans = {role: torch.from_numpy(self.images[n])[None, None] for role, n in numbers_of.items()}
-        return scans | {f"{role}_labels": torch.from_numpy(self.labels[n])[None, None] for role, n in numbers_of.items()}
+        return scans | {
+            f"{role}_labels": torch.from_numpy(self.labels[n])[None, None] for role, n in numbers_of.items()
+        }
 
 
 class Pairs:
@@ -214,6 +217,7 @@ def criteria(rows: dict[tuple[str, float], Measured], start: Measured) -> tuple[
         Criterion("the same, VM-2 less VM-1", second.dice - first.dice, "", ">=", -0.005),
         Criterion("the same, VM-2 with lambda = 0 less affine", sweep[0.0].dice - start.dice, "", ">=", 0.02),
         Criterion("loss of Dice at the neighbors of the best lambda", scores[best] - min(beside), "", "<=", 0.02),
+        Criterion(f"loss of Dice at the authors' lambda, {CHOSEN:g}", scores[best] - second.dice, "", "<=", 0.04),
         Criterion("largest rise of SDlogJ with the next lambda", max(np.diff(smoothness)), "", "<=", 0.0),
         Criterion("folded pixels at the largest lambda over those at lambda = 0", sweep[weights[-1]].folds / max(sweep[0.0].folds, 1e-9), "", "<=", 0.2),
     )  # fmt: skip
@@ -234,7 +238,9 @@ def draw_sweep(rows: dict[tuple[str, float], Measured], start: Measured, path: P
         axes.plot(weights, [getattr(row, title) for _, row in sweep], "o-", label="VM-2")
         axes.plot([CHOSEN], [getattr(rows[VM1, CHOSEN], title)], "s", color="tab:orange", label="VM-1")
         axes.axhline(getattr(start, title), color="gray", linestyle="--", label="affine")
-        axes.set_title({"dice": "Dice of gray-value classes", "folds": "share of folded pixels"}.get(title, title), fontsize=9)
+        axes.set_title(
+            {"dice": "Dice of gray-value classes", "folds": "share of folded pixels"}.get(title, title), fontsize=9
+        )
         axes.set_xlabel("lambda")
     panels[0, 0].legend(fontsize=7)
     return save(figure, path)

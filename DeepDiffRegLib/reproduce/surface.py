@@ -48,7 +48,7 @@ class Plan:
     size: int = 64
     scenes: int = 400
     pairs: int = 100
-    steps: int = 2500
+    steps: int = 3500
     batch: int = 4
     points: int = 128
     seed: int = 2018
@@ -103,9 +103,7 @@ class Pairs:
         for row in range(self.plan.batch):
             rng = numbers(self.plan.seed, POINTS, step, row)
             moving, fixed = (self.scenes[i] for i in rng.choice(len(self.scenes), 2, replace=False))
-            rows.append(
-                moving.tensors("moving", rng, self.plan.points) | fixed.tensors("fixed", rng, self.plan.points)
-            )
+            rows.append(moving.tensors("moving", rng, self.plan.points) | fixed.tensors("fixed", rng, self.plan.points))
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -172,6 +170,7 @@ def recipe(sigma_mm: float, steps: int) -> Recipe:
 
 def held_out(plan: Plan) -> list[Batch]:
     """Pairs of scenes that are in no training batch."""
+
     def scene(number: int) -> Scene:
         return Scene.drawn(plan.seed, HELD_OUT, number, plan.size)
 
@@ -244,7 +243,9 @@ def criteria(rows: dict[float, Measured]) -> tuple[Criterion, ...]:
     ]  # fmt: skip
     if IGNORED in rows:
         found.append(
-            Criterion(f"rise of the mean Dice with sigma_s = {IGNORED:g} mm (ignored)", abs(gains[IGNORED]), "", "<=", 0.01)
+            Criterion(
+                f"rise of the mean Dice with sigma_s = {IGNORED:g} mm (ignored)", abs(gains[IGNORED]), "", "<=", 0.01
+            )
         )
     return tuple(found)
 

@@ -35,7 +35,7 @@ INNER, OUTER = 2, 3
 """Objects within and around the large one."""
 TEST_SEED = 1
 """Added to the seed for the pairs that are held out."""
-IMAGE_SIGMA, OPERATOR_WEIGHT = 0.05, 3e4
+IMAGE_SIGMA, OPERATOR_WEIGHT = 0.05, 1e5
 NAIVE, SAME, REVERSED, MIDPOINT = "Id - u", "same order", "reversed order", "reversed order, midpoint"
 
 
@@ -52,7 +52,7 @@ class Plan:
     seed: int = 2018
 
 
-QUICK = Plan(shapes=150, pairs=30, steps=350)
+QUICK = Plan(shapes=150, pairs=30, steps=400)
 
 
 class Pairs:
@@ -116,7 +116,12 @@ class TimeVarying(Experiment):
             draw_velocities(views[TVF], outdir / "velocities.png"),
             draw_inverse(rows, outdir / "inverse.png"),
         )
-        details = {"held_out_pairs": plan.pairs, "steps": plan.steps, "velocities": plan.velocities, "before": rows[BASE].before}
+        details = {
+            "held_out_pairs": plan.pairs,
+            "steps": plan.steps,
+            "velocities": plan.velocities,
+            "before": rows[BASE].before,
+        }
         return Outcome(criteria(rows), figures, details | {name: plain(row) for name, row in rows.items()})
 
 
@@ -214,7 +219,8 @@ def criteria(rows: dict[str, Measured]) -> tuple[Criterion, ...]:
     base, tvf, lddmm = rows[BASE], rows[TVF], rows[LDDMM]
     return (
         Criterion("LNCC, TM-TVF less the base", tvf.lncc - base.lncc, "", ">=", 0.0),
-        Criterion("SDlogJ, TM-TVF over the base", tvf.sdlogj / base.sdlogj, "", "<=", 1.0),
+        Criterion("SDlogJ, TM-TVF over the base", tvf.sdlogj / base.sdlogj, "", "<=", 0.9),
+        Criterion("LNCC, TVF_LDDMM less TM-TVF", lddmm.lncc - tvf.lncc, "", "<=", 0.0),
         Criterion("share of the squared difference removed, TVF_LDDMM", 1 - lddmm.mse / lddmm.before["mse"], "", ">=", 0.5),
         Criterion("share of folded pixels, TVF_LDDMM", lddmm.folds, "", "<=", 0.001),
         Criterion("inverse error of TM-TVF, reversed order over Id - u", tvf.inverse[REVERSED] / tvf.inverse[NAIVE], "", "<=", 0.5),

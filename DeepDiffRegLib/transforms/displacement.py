@@ -124,7 +124,8 @@ class DisplacementModel(Model):
 
     learning_rate: longest step in voxels of the level. sigma_gradient_voxels, sigma_warp_voxels: Gaussians on the force
     (viscous) and on the whole displacement (elastic). epsilon: of the field's Adam, relative to its largest root moment.
-    optimizer: ``adam``, or ``sgd`` for steps of ``learning_rate`` times the gradient of the sum over voxels (at most so long).
+    optimizer: ``adam``, or ``sgd`` for steps along the gradient of the sum over voxels; one of length ``epsilon`` (or more) is then
+    a step of ``learning_rate``.
     """
 
     stores_displacement = True

@@ -152,19 +152,19 @@ class FieldAdam:
 
 
 class FieldDescent:
-    """Plain gradient descent for vector fields, in the place of ``FieldAdam``: the gradient of the sum over voxels.
+    """Plain gradient descent for vector fields, in the place of ``FieldAdam``: the gradient of the sum over voxels / epsilon.
 
     A mean over voxels would make steps depend on the size of the grid. Directions are proportional to the gradient, so that what
     is reached is the minimum itself, which the derivative through a solver assumes.
     """
 
-    def __init__(self, like: torch.Tensor, betas: tuple[float, float] = (0.0, 0.0), epsilon: float = 0.0):
-        self.voxels = like[0, 0].numel()
-        self._scale = like.new_full((1, 1, *(1,) * (like.ndim - 2)), 1.0 / self.voxels)
+    def __init__(self, like: torch.Tensor, betas: tuple[float, float] = (0.0, 0.0), epsilon: float = 1.0):
+        self.gain = like[0, 0].numel() / epsilon
+        self._scale = like.new_full((1, 1, *(1,) * (like.ndim - 2)), 1.0 / self.gain)
 
     def direction(self, gradient: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Direction (written over ``gradient``) and the length of its longest vector."""
-        gradient.mul_(self.voxels)
+        gradient.mul_(self.gain)
         return gradient, float(gradient.square().sum(1).max().sqrt())
 
     def scale(self) -> torch.Tensor:

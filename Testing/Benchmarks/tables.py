@@ -165,10 +165,16 @@ def _growth_note(part: dict) -> str:
     )
 
 
+SHOOTING_NOTE = (
+    "On the lung RDMM is told that the lung is soft and all else hardly moves, LDDMM has the soft kernel everywhere; on the "
+    "brain the weights of RDMM are free, and it stops at half resolution. Lengths are of the deformation beyond the affine part."
+)
+
+
 def shooting_text(result: dict) -> str:
     """The shooting family: real pairs, limits, cost of an iteration."""
-    lines = [f"### Shooting (vSVF, LDDMM, RDMM)\n\n{_about(result['about'])}\n"]
-    columns = (*COLUMNS, ("outside_mm", "mean |u| outside mm"))
+    lines = [f"### Shooting (vSVF, LDDMM, RDMM)\n\n{_about(result['about'])} {SHOOTING_NOTE}\n"]
+    columns = (*COLUMNS, ("outside_mm", "mean length outside the lung, mm"))
     lines += ["| case | model | " + " | ".join(title for _, title in columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for case, models in result["cases"].items():
         for model, row in models.items():
@@ -256,30 +262,6 @@ def networks_text(result: dict) -> str:
     return "\n".join(
         [*lines, "", "Keras: the authors' programs on another day on the same kind of machine, as a reference."]
     )
-
-
-def shooting_text(result: dict) -> str:
-    """Scores of the shooting family on real pairs, limits, and what an iteration costs."""
-    columns = [*(c for c in COLUMNS if c[0] != "cpu"), ("outside_mm", "mean \\|u\\| outside, mm")]
-    lines = [f"### Shooting: LDDMM and RDMM\n\n{_about(result['about'])} The lungs are soft, all else hardly moves (RDMM).\n"]
-    lines += ["| case | method | " + " | ".join(title for _, title in columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for case, methods in result["cases"].items():
-        for method, row in methods.items():
-            lines.append(f"| {case} | `{method}` | " + " | ".join(_cell(row.get(key), False) for key, _ in columns) + " |")
-    for title, reached in (("Won", True), ("Lost", False)):
-        listed = [f"{r['case']} {r['text']}: {r['value']:g}" for r in result["limits"] if r["reached"] is reached]
-        lines += ["", f"**{title}**: " + ("; ".join(listed) or "none") + "."]
-    cost = result["cost"]
-    lines += ["", f"An iteration at full resolution with {cost['time_steps']} time steps; bytes beyond the scans, per voxel of them:\n"]
-    lines += ["| model | size | s | bytes per voxel | more per time step |", "|---|---|---|---|---|"]
-    for row in cost["rows"]:
-        values = f"{row['iteration_s']['median']:.2f} | {row['bytes_per_voxel']:g} | {row['bytes_per_voxel_and_step']:g}"
-        lines.append(f"| `{row['model']}` | {row['size']}^3 | {values} |")
-    if large := cost.get("large"):
-        size = " x ".join(map(str, large["size"]))
-        verdict = "reached" if large["peak_mb"] <= large["limit_mb"] else "lost"
-        lines += ["", f"RDMM on a pair of {size} voxels peaks at {large['peak_mb']} MB (goal {large['limit_mb']}: {verdict})."]
-    return "\n".join(lines)
 
 
 def training_text(result: dict) -> str:

@@ -211,11 +211,12 @@ def test_shape_batches_depend_on_the_step_alone():
 
 
 def test_velocities_beat_one_displacement(tmp_path):
-    plan = tvf.Plan(velocities=3, size=32, shapes=40, pairs=10, steps=70)
+    plan = tvf.Plan(velocities=3, shapes=15, pairs=6, steps=40)
     outcome = tvf.TimeVarying().judge(plan, tmp_path, Progress())
     rows = outcome.details
-    assert rows[tvf.TVF]["lncc"] > rows[tvf.BASE]["lncc"] + 0.01 and rows[tvf.TVF]["lncc"] > rows["before"]["lncc"] + 0.02
-    assert rows[tvf.LDDMM]["mse"] < 0.8 * rows["before"]["mse"]
-    assert rows[tvf.TVF]["inverse_pixels"][tvf.MIDPOINT] < rows[tvf.TVF]["inverse_pixels"][tvf.NAIVE]
+    assert rows[tvf.TVF]["lncc"] > max(rows[tvf.BASE]["lncc"], rows["before"]["lncc"]) + 0.02
+    assert rows[tvf.LDDMM]["mse"] < 0.8 * rows["before"]["mse"] and rows[tvf.LDDMM]["folds"] < 0.001
+    errors = rows[tvf.TVF]["inverse_pixels"]
+    assert errors[tvf.MIDPOINT] < errors[tvf.REVERSED] < errors[tvf.NAIVE]
     assert all(path.stat().st_size > 3000 for path in outcome.figures)
     json.dumps(rows, allow_nan=False)
