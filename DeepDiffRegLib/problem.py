@@ -138,7 +138,10 @@ class Problem:
 
     def _compared(self, fixed: Geometry, moving: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
         """The channels of both scans on the grids of a level: of one resolution of the features, or the scans themselves."""
-        own = [((scan, image.geometry),) for scan, image in zip((self.fixed, self.moving), (self.pair.fixed, self.pair.moving))]
+        own = [
+            ((scan, image.geometry),)
+            for scan, image in zip((self.fixed, self.moving), (self.pair.fixed, self.pair.moving))
+        ]
         of_fixed, of_moving = self.features or map(Pyramid, own)
         number = of_fixed.serving(fixed)
         return of_fixed.on(fixed, number), of_moving.on(moving, number)

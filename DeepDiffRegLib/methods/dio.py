@@ -38,7 +38,9 @@ class DIO(Iterative):
         self._model = load_model(config.model)
         card = self._model.card
         if card.network not in FEATURES:
-            raise InputError(f"{config.model}: {card.network!r} predicts a map, no features; choose method 'feedforward'")
+            raise InputError(
+                f"{config.model}: {card.network!r} predicts a map, no features; choose method 'feedforward'"
+            )
         if (known := card.architecture.get("ndim", 3)) != ndim:
             raise InputError(f"{config.model}: this model is for {known}-D scans, but the scans are {ndim}-D")
         if SIMILARITIES.load(config.similarity.name).features is not Similarity.features:

@@ -26,9 +26,7 @@ def network_grid(geometry: Geometry, canonical: CanonicalGrid | None) -> Geometr
     turned = turned_to(geometry, wanted)
     if canonical is None or np.allclose(turned.spacing_mm, canonical.spacing_mm, rtol=0.01):
         return turned
-    size = [
-        level_geometry(turned, h, 2, MOST_REFINED).size[axis] for axis, h in enumerate(canonical.spacing_mm)
-    ]
+    size = [level_geometry(turned, h, 2, MOST_REFINED).size[axis] for axis, h in enumerate(canonical.spacing_mm)]
     return turned.resized(size)
 
 

@@ -42,7 +42,9 @@ class Layer:
     rate: of these steps, in voxels per unit of force.
     """
 
-    transform: Choice = field(default_factory=lambda: Choice("displacement", {"optimizer": "sgd", "learning_rate": 0.5}))
+    transform: Choice = field(
+        default_factory=lambda: Choice("displacement", {"optimizer": "sgd", "learning_rate": 0.5})
+    )
     iterations: tuple[int, ...] = (200, 100, 50)
     tolerance: float = 1e-3
     regularization: tuple[Choice, ...] = ()
@@ -57,12 +59,16 @@ class Layer:
             raise ConfigError(f"Layer.backward: unknown value {self.backward!r}{nearest(str(self.backward), BACKWARD)}")
         steps = (self.phantom_steps, self.inverse_iterations)
         if min(steps) < 1 or (self.backward == "ift" and self.phantom_steps != 1) or not self.rate > 0:
-            raise ConfigError(f"Layer: rate and steps must be positive, and one phantom step goes with 'ift', got {self}")
+            raise ConfigError(
+                f"Layer: rate and steps must be positive, and one phantom step goes with 'ift', got {self}"
+            )
         if not any(base in STEPS for base in TRANSFORMS.load(self.transform.name).__mro__):
             raise ConfigError(f"Layer: nothing is known of how to differentiate transform {self.transform.name!r}")
         for choice in self.regularization:
             if not REGULARIZERS.load(choice.name).quadratic:
-                raise ConfigError(f"Layer: regularization {choice.name!r} is not quadratic; choose diffusion or bending")
+                raise ConfigError(
+                    f"Layer: regularization {choice.name!r} is not quadratic; choose diffusion or bending"
+                )
 
 
 @dataclass(frozen=True)

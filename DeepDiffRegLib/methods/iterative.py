@@ -64,7 +64,9 @@ class Iterative:
     def check(self, config: Config, ndim: int) -> None:
         """Refuse a configuration that this method would not follow, before any work."""
         if config.model is not None:
-            raise ConfigError("a model is used by methods 'feedforward' and 'dio' only; choose one, or leave the model out")
+            raise ConfigError(
+                "a model is used by methods 'feedforward' and 'dio' only; choose one, or leave the model out"
+            )
 
     def solve(
         self,

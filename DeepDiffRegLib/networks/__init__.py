@@ -38,14 +38,18 @@ NETWORKS = Registry(
 )
 FEATURES = Registry(
     "feature network",
-    Entry("unet", f"{_HERE}.feature_unet:FeatureUNet", "U-Net to feature images at three resolutions", "Jena et al., 2024"),
+    Entry(
+        "unet", f"{_HERE}.feature_unet:FeatureUNet", "U-Net to feature images at three resolutions", "Jena et al., 2024"
+    ),
     Entry(
         "unet-e",
         f"{_HERE}.feature_unet:FeatureUNetEncoders",
         "an encoder for each resolution: features of little reach, the smallest network",
         "Jena et al., 2024",
     ),
-    Entry("lku", f"{_HERE}.feature_lku:LKU", "large-kernel U-Net to feature images", "Jia et al., 2022; Jena et al., 2024"),
+    Entry(
+        "lku", f"{_HERE}.feature_lku:LKU", "large-kernel U-Net to feature images", "Jia et al., 2022; Jena et al., 2024"
+    ),
     Entry(
         "lku-e",
         f"{_HERE}.feature_lku:LKUEncoders",

@@ -50,7 +50,9 @@ class GroupConvolution(nn.Module):
 def twice(ndim: int, inputs: int, outputs: int, slope: float, down: bool) -> nn.Sequential:
     """Two of them; on the way down the first one has half the channels of the second, but no fewer than come in."""
     between = max(outputs // 2, inputs) if down else outputs
-    return nn.Sequential(GroupConvolution(ndim, inputs, between, slope), GroupConvolution(ndim, between, outputs, slope))
+    return nn.Sequential(
+        GroupConvolution(ndim, inputs, between, slope), GroupConvolution(ndim, between, outputs, slope)
+    )
 
 
 class InstanceConvolution(nn.Module):

@@ -54,7 +54,11 @@ class LKU(FeatureNetwork):
         sizes = (c, 2 * c, 4 * c, 8 * c, 8 * c)
         self.stem = nn.Sequential(InstanceConvolution(d, 1, c), InstanceConvolution(d, c, c))
         self.down = nn.ModuleList(down(d, i, o) for i, o in zip(sizes, sizes[1:]))
-        entering, leaving, between = (8 * c, 4 * c, 2 * c, 2 * c), (4 * c, 2 * c, 2 * c, 2 * c), (8 * c, 4 * c, 4 * c, 2 * c)
+        entering, leaving, between = (
+            (8 * c, 4 * c, 2 * c, 2 * c),
+            (4 * c, 2 * c, 2 * c, 2 * c),
+            (8 * c, 4 * c, 4 * c, 2 * c),
+        )
         joined = [i + skip for i, skip in zip(entering, sizes[-2::-1])]
         self.up = nn.ModuleList(Enlarge(d, i) for i in entering)
         self.merge = nn.ModuleList(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -22,6 +24,7 @@ from DeepDiffRegLib.regularization.diffusion import Diffusion
 from DeepDiffRegLib.similarity.mean_squares import mean_squares
 from DeepDiffRegLib.transforms import TRANSFORMS
 
+RATE = 0.4
 SHAPES = {2: ((7, 9), (10, 8)), 3: ((5, 6, 7), (7, 5, 6))}
 
 
@@ -87,7 +90,9 @@ def test_products_agree_with_differences(ndim):
                 shifted = [t.clone() for t in values]
                 shifted[which].view(-1)[entry] += sign * step
                 forces.append((feature_force(*shifted, matrix, weight) * cotangent).sum())
-            assert float((forces[1] - forces[0]) / (2 * step)) == pytest.approx(float(exact[which].flatten()[entry]), abs=1e-9)
+            assert float((forces[1] - forces[0]) / (2 * step)) == pytest.approx(
+                float(exact[which].flatten()[entry]), abs=1e-9
+            )
 
 
 def test_force_is_the_solvers_own():
@@ -135,13 +140,13 @@ def test_no_second_derivative_of_the_interpolation_is_asked_for(monkeypatch):
         assert bool(weights.grad.isfinite().all()) and float(weights.grad.abs().max()) > 0
 
 
-def scans(ndim: int = 2, n: int = 32, features: int = 2, shift: float = 2.0) -> tuple[Pyramid, Pyramid]:
-    """Blobs seen in several channels, the moving ones ``shift`` voxels farther in x, at half and full resolution."""
-    found = []
+def scans(n: int = 32, features: int = 2, shift: float = 2.0, spacing: float = 1.0) -> tuple[Pyramid, Pyramid]:
+    """Blobs seen in several channels, the moving ones ``shift`` mm farther in x, at half and full resolution."""
+    ndim, found = 2, []
     for way in (0.0, shift):
         levels = []
         for stride in (2, 1):
-            grid = strided(Geometry.identity((n,) * ndim), stride, (stride - 1) / 2)
+            grid = strided(Geometry.identity((int(n / spacing),) * ndim, spacing), stride, (stride - 1) / 2)
             points = grid.to_world(np.moveaxis(np.indices(grid.shape)[::-1], 0, -1))
             values = []
             for channel in range(features):
@@ -165,65 +170,78 @@ def test_layer_finds_the_map(name):
     assert coarse.displacement.shape == (1, 2, 16, 16) and fine.geometry == fixed.images[-1][1]
     assert torch.allclose(fine.displacement[middle][0, 0].mean(), torch.tensor(2.0), atol=0.15)
     assert float(fine.displacement[middle][0, 1].abs().max()) < 0.3
-    assert fine.history[-1].loss < fine.history[0].loss
+    assert fine.history[-1].loss < 0.1 * coarse.history[0].loss
     if name == "diffeomorphic":
         assert float(jacobian_determinant(fine.displacement.detach(), (1.0, 1.0)).min()) > 0
 
 
 def test_grids_may_differ():
-    """A moving scan with other voxels and an affine part: the displacement is on the fixed scan's grid, in its voxels."""
-    fixed, _ = scans()
-    _, wide = scans(n=64)
-    half = Pyramid(tuple((t, Geometry(g.size, (0.5, 0.5), tuple(np.array(g.origin_mm) / 2), g.direction)) for t, g in wide.images))
+    """A moving scan with smaller voxels, and all of its shift in the affine part: nothing is left to find."""
+    (fixed, _), (_, moving) = scans(), scans(spacing=0.5)
     world = np.eye(3)
-    world[0, 2] = 1.0  # the blob, 2 voxels of 0.5 mm farther, needs no more; its center is at 16 mm in both
-    (_, found) = solve(fixed, half, Layer(Choice("affine"), (1, 1)), world)
-    assert found.displacement.shape == (1, 2, 32, 32)
-    assert float(found.displacement.abs().max()) < 1.5
+    world[0, 2] = 2.0
+    _, found = solve(fixed, moving, Layer(Choice("displacement"), (8, 8)), world)
+    assert found.displacement.shape == (1, 2, 32, 32) and found.history[0].loss < 1e-4
+    assert float(found.displacement[..., 12:20, 12:20].abs().max()) < 0.3
+
+
+class Kept:
+    """A tensor that a backward pass will need."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
 
 
 def test_memory_does_not_grow_with_the_iterations():
     """Bytes that autograd keeps for the backward pass: equal for 3 and 60 iterations per scale, and few."""
     kept = {}
     for iterations in (3, 60):
-        saved = {}
+        alive = weakref.WeakSet()
         fixed, moving = scans(features=4)
         weights = torch.ones(1, 4, 1, 1, requires_grad=True)
         pyramids = times(fixed, weights), times(moving, weights)
 
-        def pack(tensor, saved=saved):
-            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-            return tensor
+        def pack(tensor, alive=alive):
+            kept = Kept(tensor)
+            alive.add(kept)
+            return kept
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
             solved = solve(*pyramids, Layer(iterations=(iterations,) * 2, tolerance=0.0))
         assert [len(s.history) for s in solved] == [iterations] * 2
-        kept[iterations] = sum(saved.values())
+        kept[iterations] = sum({t.data_ptr(): t.numel() * t.element_size() for t in (k.tensor for k in alive)}.values())
     voxels = 32 * 32 + 16 * 16
     assert kept[60] == kept[3] < 4 * voxels * (2 * 4 + 40)
 
 
 def small_problem(name: str):
-    """A regularized problem of 7 x 8 voxels in double precision, its comparison and a function that solves it exactly."""
-    torch.manual_seed(3)
-    grid = Geometry.identity((8, 7))
-    points = grid.to_world(np.moveaxis(np.indices(grid.shape)[::-1], 0, -1))
-    waves = [np.sin(points @ np.array(k) + p) for k, p in (((0.5, 0.2), 0.1), ((-0.2, 0.6), 0.7), ((0.4, -0.5), 1.9))]
-    fixed = torch.as_tensor(np.array(waves))[None]
-    moving = torch.as_tensor(np.array([np.roll(w, 0) * 1.1 + 0.1 * np.cos(points[..., 0]) for w in waves]))[None]
+    """Smooth features of 7 x 8 voxels in double precision whose match lies well between the moving scan's voxels."""
+    fixed_grid, moving_grid = Geometry.identity((8, 7)), Geometry((12, 11), (1.0, 1.0), (-1.6, -1.5), np.eye(2).tolist())
+
+    def waves(grid: Geometry, shift) -> torch.Tensor:
+        points = grid.to_world(np.moveaxis(np.indices(grid.shape)[::-1], 0, -1)) - np.array(shift)
+        ways = (((0.7, 0.3), 0.1), ((-0.3, 0.8), 0.7), ((0.5, -0.6), 1.9))
+        return torch.as_tensor(np.array([np.sin(points @ np.array(k) + p) for k, p in ways]))[None]
+
     options = {"sigma_gradient_voxels": 1.0, "sigma_warp_voxels": 0.0 if name == "pull" else 0.5}
     model = TRANSFORMS.build("displacement", optimizer="sgd", **options)
-    return model, Comparison(fixed, moving, grid, grid, np.eye(3), [(0.2, Diffusion())])
+    fixed, moving = waves(fixed_grid, (0.0, 0.0)), 1.1 * waves(moving_grid, (0.15, -0.1))
+    return model, Comparison(fixed, moving, fixed_grid, moving_grid, np.eye(3), [(0.1, Diffusion())])
+
+
+def with_fixed(comparison: Comparison, fixed: torch.Tensor) -> Comparison:
+    return replace(comparison, fixed=fixed)
 
 
 def fixed_point(model, comparison: Comparison) -> torch.Tensor:
     """The map that a step of the solver leaves as it is."""
     u = torch.zeros(1, 2, 7, 8, dtype=torch.float64)
     with torch.no_grad():
-        step = Phantom(model, comparison.detached(), u, 0.4)
-        for _ in range(4000):
+        step = Phantom(model, comparison.detached(), u, RATE)
+        assert step.rate == RATE
+        for _ in range(1500):
             after = step(u)
-            if float((after - u).abs().max()) < 1e-13:
+            if float((after - u).abs().max()) < 1e-12:
                 return after
             u = after
     raise AssertionError("the small problem does not converge")
@@ -236,10 +254,12 @@ def test_implicit_derivative_is_that_of_solving_again(name):
     target = torch.randn(1, 2, 7, 8, dtype=torch.float64)
     optimum = fixed_point(model, comparison)
     tracked = comparison.fixed.clone().requires_grad_()
-    changed = Comparison(tracked, comparison.moving, comparison.geometry, comparison.geometry, comparison.world, comparison.regularizers)
+    changed = Comparison(
+        tracked, comparison.moving, comparison.geometry, comparison.geometry, comparison.world, comparison.regularizers
+    )
     gradients = {}
     for backward in ("ift", "jfb"):
-        layer = Layer(backward=backward, rate=0.4, inverse_iterations=112, inverse_tolerance=1e-12)
+        layer = Layer(backward=backward, rate=RATE, inverse_iterations=112, inverse_tolerance=1e-12)
         u = differentiable(model, changed, layer, optimum)
         (gradients[backward],) = torch.autograd.grad((u * target).sum(), tracked)
     for entry in (10, 61, 130):
@@ -247,7 +267,9 @@ def test_implicit_derivative_is_that_of_solving_again(name):
         for sign in (-1, 1):
             shifted = comparison.fixed.clone()
             shifted.view(-1)[entry] += sign * 1e-5
-            other = Comparison(shifted, comparison.moving, comparison.geometry, comparison.geometry, np.eye(3), comparison.regularizers)
+            other = Comparison(
+                shifted, comparison.moving, comparison.geometry, comparison.geometry, np.eye(3), comparison.regularizers
+            )
             values.append(float((fixed_point(model, other) * target).sum()))
         expected = (values[1] - values[0]) / 2e-5
         assert expected == pytest.approx(float(gradients["ift"].flatten()[entry]), rel=1e-4, abs=1e-7)
@@ -260,10 +282,12 @@ def test_more_phantom_steps_come_nearer_to_the_implicit_derivative():
     optimum = fixed_point(model, comparison)
     target = torch.randn(1, 2, 7, 8, dtype=torch.float64)
     tracked = comparison.fixed.clone().requires_grad_()
-    changed = Comparison(tracked, comparison.moving, comparison.geometry, comparison.geometry, comparison.world, comparison.regularizers)
+    changed = Comparison(
+        tracked, comparison.moving, comparison.geometry, comparison.geometry, comparison.world, comparison.regularizers
+    )
 
     def gradient(**options):
-        u = differentiable(model, changed, Layer(rate=0.4, **options), optimum)
+        u = differentiable(model, changed, Layer(rate=RATE, **options), optimum)
         return torch.autograd.grad((u * target).sum(), tracked)[0]
 
     exact = gradient(backward="ift", inverse_iterations=112, inverse_tolerance=1e-12)

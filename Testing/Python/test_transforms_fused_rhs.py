@@ -17,7 +17,8 @@ def fields(shape, counts, seed=0, dtype=torch.float32):
 
 @pytest.mark.parametrize("shape", [(7, 9, 11), (2, 5, 3), (3, 2, 2)])
 @pytest.mark.parametrize(
-    ("name", "counts"), [("coadjoint", (3, 3)), ("along", (3, 3)), ("carried_by", (4, 4, 3)), ("carried_back", (4, 3, 3, 4))]
+    ("name", "counts"),
+    [("coadjoint", (3, 3)), ("along", (3, 3)), ("carried_by", (4, 4, 3)), ("carried_back", (4, 3, 3, 4))],
 )
 def test_fused_kernels_agree_with_double_precision_torch(name, counts, shape):
     arguments = fields(shape, counts)
