@@ -13,8 +13,12 @@ from .problem import has_half
 
 SOLVER_BYTES = 92
 """Per voxel of the finest level: map, two moments, force, spare map, scans, LNCC gradient and scratch."""
-FEATURE_CHANNELS = {"mind": 12}
-"""Channels of similarities that keep descriptors of both scans instead of the scans."""
+FEATURE_CHANNELS = {"mind": 12, "dio": 16}
+"""Channels that similarities or methods keep of both scans instead of the scans."""
+KEPT_FEATURES = {"dio": 16 * (1 + 1 / 8 + 1 / 64)}
+"""Channels of methods that keep features of all resolutions with both scans, in units of the scans' voxels."""
+NETWORK_BYTES = {"dio": 450}
+"""Per voxel of the larger scan while a network computes its features."""
 CONTINUED = 2.8
 """The moving scan's descriptors reach beyond it and lie on a grid turned with the start: this many times its voxels."""
 OUTPUT_BYTES = 60
@@ -49,8 +53,10 @@ def estimate_bytes(voxels: Voxels, config: Config) -> int:
     schedule = config.schedule
     finest = min((f for f, n in zip(schedule.factors, schedule.iterations) if n > 0), default=1.0)
     solving = (SOLVER_BYTES * voxels.working + _feature_bytes(voxels, config)) / max(finest, 1.0) ** 3
-    scans = SCAN_BYTES * (voxels.fixed + voxels.moving)
-    return int(scans + max(solving, OUTPUT_BYTES * voxels.fixed))
+    kept = KEPT_FEATURES.get(config.method, 0) * (2 if config.half_precision else 4) / max(finest, 1.0) ** 3
+    scans = (SCAN_BYTES + kept) * (voxels.fixed + voxels.moving)
+    network = NETWORK_BYTES.get(config.method, 0) * max(voxels.fixed, voxels.moving)
+    return int(scans + max(solving, OUTPUT_BYTES * voxels.fixed, network))
 
 
 def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
@@ -65,7 +71,7 @@ def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
     needed = estimate_bytes(voxels, config)
     if needed <= free:
         return Plan(config, needed)
-    if has_half(config.similarity) and not config.half_precision:
+    if has_half(config.similarity, config.method in KEPT_FEATURES) and not config.half_precision:
         config = config.replace(half_precision=True)
         reduced = estimate_bytes(voxels, config)
         if reduced <= free:
@@ -88,7 +94,7 @@ def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
 
 def _feature_bytes(voxels: Voxels, config: Config) -> float:
     """Descriptors of both scans, and those of the warped scan with their residual: of all channels, or one by one."""
-    channels = FEATURE_CHANNELS.get(config.similarity.name, 0)
+    channels = max(FEATURE_CHANNELS.get(name, 0) for name in (config.similarity.name, config.method))
     both = voxels.working + CONTINUED * voxels.moving
     if config.half_precision and channels:
         return (2 * channels + 4) * both + 8 * voxels.working

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..config import load_preset, preset_names
 from ..methods import METHODS
-from ..networks import NETWORKS
+from ..networks import FEATURES, NETWORKS
 from ..prompts import PROMPTS
 from ..qc import CHECKS
 from ..regularization import REGULARIZERS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 REGISTRIES = {
     "methods": METHODS,
     "networks": NETWORKS,
+    "feature networks": FEATURES,
     "transforms": TRANSFORMS,
     "similarities": SIMILARITIES,
     "regularization": REGULARIZERS,

@@ -44,6 +44,14 @@ class CShapes:
     disk_labels: torch.Tensor
     c_labels: torch.Tensor
 
+    def __len__(self) -> int:
+        return len(self.disks)
+
+    def each(self) -> list[CShapes]:
+        """The pairs one by one."""
+        parts = (t.split(1) for t in (self.disks, self.cs, self.disk_labels, self.c_labels))
+        return [CShapes(*tensors) for tensors in zip(*parts)]
+
 
 def make_c_shapes(rng: np.random.Generator, count: int, size: int, ranges: CShapeRanges | None = None) -> CShapes:
     """``count`` pairs of ``size`` x ``size`` pixels.

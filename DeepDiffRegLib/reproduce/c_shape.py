@@ -87,14 +87,14 @@ class CShape(Experiment):
         population = Population(plan.size, plan.batch, plan.ranges, plan.seed)
         chosen = recipe(plan.steps, plan.precision, learning_rate=plan.learning_rate)
         network = trained(chosen, population.draw(), plan.seed, Part(progress, (0.0, TRAINING_SHARE)))
-        held_out = population.held_out(plan.pairs)
+        held_out = population.held_out(plan.pairs).each()
         found = []
-        for number in range(plan.pairs):
+        for number, shapes in enumerate(held_out):
             tell(progress, f"pair {number}/{plan.pairs}", TRAINING_SHARE + 0.18 * number / plan.pairs)
-            found.append(measure(network, pair(held_out, number), plan.fineness))
+            found.append(measure(network, shapes, plan.fineness))
         tell(progress, "figures", 0.98)
         figures = (
-            draw_morph(network, pair(held_out, 0), plan.fineness, outdir / "morph.png"),
+            draw_morph(network, held_out[0], plan.fineness, outdir / "morph.png"),
             draw_pairs(network, held_out, plan.fineness, outdir / "pairs.png"),
         )
         return Outcome(criteria(found), figures, details(plan, network, found))
@@ -125,7 +125,7 @@ def details(plan: Plan, network: Network, found: list[Measured]) -> dict:
         "size": plan.size,
         "steps": plan.steps,
         "precision": plan.precision,
-        "weights": network.count_parameters(),
+        "weights": sum(p.numel() for p in network.parameters()),
         "lowest_dice": min(m.dice for m in found),
         "lowest_dice_back": min(m.dice_back for m in found),
         "half_resolution": {
@@ -134,12 +134,6 @@ def details(plan: Plan, network: Network, found: list[Measured]) -> dict:
             "inverse_max_pixels": max(m.coarse_inverse_max for m in found),
         },
     }
-
-
-def pair(shapes: CShapes, number: int) -> CShapes:
-    """One of several."""
-    rows = slice(number, number + 1)
-    return CShapes(shapes.disks[rows], shapes.cs[rows], shapes.disk_labels[rows], shapes.c_labels[rows])
 
 
 @dataclass(frozen=True)
@@ -225,12 +219,11 @@ def draw_morph(network: Network, shapes: CShapes, fineness: int, path: Path) -> 
     return save(figure, path)
 
 
-def draw_pairs(network: Network, held_out: CShapes, fineness: int, path: Path) -> Path:
+def draw_pairs(network: Network, held_out: list[CShapes], fineness: int, path: Path) -> Path:
     """Some pairs: both shapes, both registered, the determinant, and the grid under the map after its inverse."""
-    count = min(SHOWN, len(held_out.disks))
-    figure, axes = canvas(count, 7, 2.3, 2.4)
-    for row, number in zip(axes, range(count)):
-        shapes = pair(held_out, number)
+    shown = held_out[:SHOWN]
+    figure, axes = canvas(len(shown), 7, 2.3, 2.4)
+    for row, shapes in zip(axes, shown):
         flow = Flow(predicted(network, shapes), tuple(shapes.disks.shape[2:]), fineness)
         there, back = flow.at(1.0), flow.at(-1.0)
         forward, backward = flow.in_pixels(there), flow.in_pixels(back)

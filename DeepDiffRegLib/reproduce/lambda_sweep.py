@@ -53,6 +53,7 @@ class Plan:
     pairs: int = 45
     steps: int = 2500
     batch: int = 2
+    learning_rate: float = 1e-3
     seed: int = 2018
 
 
@@ -170,7 +171,7 @@ def train_and_measure(number: int, work: list[tuple[str, float]], slices: Slices
 def recipe(name: str, weight: float, plan: Plan) -> Recipe:
     """LNCC with windows of 9 pixels, and the diffusion of the displacement with its weight."""
     losses = ["lncc", {"name": "diffusion", "weight": weight}] if weight else ["lncc"]
-    return Recipe(name, tuple(losses), plan.steps, plan.variant)
+    return Recipe(name, tuple(losses), plan.steps, plan.variant, learning_rate=plan.learning_rate)
 
 
 def held_out(slices: Slices, plan: Plan) -> list[Batch]:

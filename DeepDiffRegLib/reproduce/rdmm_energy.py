@@ -14,6 +14,7 @@ import torch
 from ..geometry.grid import Geometry
 from ..geometry.smoothing import gaussian
 from ..progress import Progress
+from ..transforms._shooting_path import ShootingDiverged
 from ..transforms.shooting import Regional, ShootingTransform
 from .base import Criterion, Experiment, Outcome, tell
 from .figures import canvas, save, scaled
@@ -55,8 +56,13 @@ class RDMMEnergy(Experiment):
             ),
         )
         figures = (draw_curves(curves, worst, outdir / "drift.png"), draw_flow(shown, outdir / "flow.png"))
-        table = {f"c={factor:g}": [float(f"{v:.3g}") for v in values] for factor, values in worst.items()}
+        table = {f"c={factor:g}": [_number(v) for v in values] for factor, values in worst.items()}
         return Outcome(criteria, figures, {"size": size, "time_steps": steps, "worst_drift_per_draw": table})
+
+
+def _number(drifted: float) -> float | str:
+    """For the record: JSON has no infinity."""
+    return float(f"{drifted:.3g}") if np.isfinite(drifted) else "diverged"
 
 
 def random_flow(rng: np.random.Generator, size: int, steps: int, factor: float) -> ShootingTransform:
@@ -81,8 +87,11 @@ def smooth_noise(rng: np.random.Generator, channels: int, size: int, sigma_voxel
 
 
 def drift(flow: ShootingTransform) -> np.ndarray:
-    """<m, v>(t) / <m, v>(0) - 1 at every stored time."""
-    energies = np.array([flow.energy(k / flow.path.steps) for k in range(flow.path.steps + 1)])
+    """<m, v>(t) / <m, v>(0) - 1 at every stored time; infinite at the end of a flow that runs away, as c = -1 can."""
+    try:
+        energies = np.array([flow.energy(k / flow.path.steps) for k in range(flow.path.steps + 1)])
+    except ShootingDiverged:
+        return np.array([0.0, np.inf])
     return energies / energies[0] - 1
 
 

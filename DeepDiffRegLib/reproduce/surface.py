@@ -51,6 +51,7 @@ class Plan:
     steps: int = 3500
     batch: int = 4
     points: int = 128
+    learning_rate: float = 1e-3
     seed: int = 2018
 
 
@@ -156,16 +157,16 @@ class SurfaceTerm(Experiment):
 
 def train_and_measure(number: int, plan: Plan) -> tuple[Measured, View]:
     """VoxelMorph-diff with sigma_s ``number`` of the plan, on pairs it has not seen."""
-    network = trained(recipe(plan.sigmas_mm[number], plan.steps), Pairs(plan), plan.seed)
+    network = trained(recipe(plan.sigmas_mm[number], plan), Pairs(plan), plan.seed)
     return measure(network, plan)
 
 
-def recipe(sigma_mm: float, steps: int) -> Recipe:
+def recipe(sigma_mm: float, plan: Plan) -> Recipe:
     """How the network is trained; sigma_mm ``NONE``: without the surface term."""
     losses = [{"name": "mse", "image_sigma": IMAGE_SIGMA}, {"name": "kl", "precision": PRECISION}]
     if sigma_mm != NONE:
         losses.append({"name": "surface", "sigma_mm": sigma_mm})
-    return Recipe("voxelmorph-diff", tuple(losses), steps)
+    return Recipe("voxelmorph-diff", tuple(losses), plan.steps, learning_rate=plan.learning_rate)
 
 
 def held_out(plan: Plan) -> list[Batch]:

@@ -59,6 +59,7 @@ SHARED = {
         "stiffness",
     },
     "networks": {"base", "blocks", "unet", "swin"},
+    "methods": {"features"},
     "prompts": {"base", "kernels", "distance", "outliers"},
     "affine": {"moments"},
     "qc": {"base", "figures", "alignment"},
@@ -100,6 +101,7 @@ EXCEPTIONS = {
     ): "the server hands commands on; imported late, as it brings torch along",
     ("networks/keras_layers.py", "networks.voxelmorph"): "the layers of the authors' files are those of their networks",
     ("methods/feedforward.py", "methods.iterative"): "a prediction is refined by the one solver",
+    ("methods/dio.py", "methods.iterative"): "features are compared by the one solver",
     ("data/phantoms.py", "data.io"): "write_pair stores a generated pair as files",
 }
 """A choice that is built from another one by definition; everything else goes through a shared helper."""

@@ -48,6 +48,12 @@ def test_drift_without_the_source_term_is_no_matter_of_time_steps():
     assert worst[0] > 1e-2 and worst[0] == pytest.approx(worst[1], rel=0.01)
 
 
+def test_a_flow_that_runs_away_has_drifted_without_bound():
+    flow = rdmm_energy.random_flow(np.random.default_rng(0), 32, 8, 1.0)
+    flow.momentum.mul_(1e6)
+    assert rdmm_energy.drift(flow)[-1] == np.inf and rdmm_energy._number(np.inf) == "diverged"
+
+
 def test_constant_weights_need_no_source_term():
     flow = rdmm_energy.random_flow(np.random.default_rng(0), 32, 16, 0.0)
     shares = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).sqrt().reshape(1, 3, 1, 1)

@@ -1,0 +1,135 @@
+"""Feature networks have the published sizes, take any scan alone, and say where their voxels lie."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from DeepDiffRegLib.errors import ConfigError, InputError, ShapeError
+from DeepDiffRegLib.geometry.grid import Geometry
+from DeepDiffRegLib.geometry.pyramid import strided
+from DeepDiffRegLib.networks import FEATURES, NETWORKS, network_class
+from DeepDiffRegLib.networks.weights import ModelCard, load_model, save_model
+
+PUBLISHED = [
+    ("unet", "paper", 523_546),
+    ("unet", "wide", 1_063_258),
+    ("unet-e", "paper", 184_174),
+    ("lku", "paper", 2_295_518),
+    ("lku", "wide", 8_972_070),
+    ("lku", "narrow", 1_768_992),
+    ("lku-e", "paper", 1_094_012),
+    ("lku-e", "full", 1_308_527),
+]
+ODD = {2: (21, 34), 3: (9, 18, 13)}
+
+
+def light(name: str, ndim: int):
+    kind = FEATURES.load(name)
+    return kind(kind.variant("light", ndim=ndim)).eval()
+
+
+@pytest.mark.parametrize(("name", "variant", "count"), PUBLISHED)
+def test_parameter_counts_are_those_of_the_paper(name, variant, count):
+    kind = FEATURES.load(name)
+    with torch.device("meta"):
+        assert kind(kind.variant(variant)).count_parameters() == count
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", FEATURES)
+def test_any_size_goes_in_and_three_resolutions_come_out(name, ndim):
+    network, size = light(name, ndim), ODD[ndim]
+    with torch.no_grad():
+        images = network(torch.rand(2, 1, *size))
+        coarse = network(torch.rand(1, 1, *size), finest=2)
+        tiny = network(torch.rand(1, 1, *(4,) * ndim))
+    assert network.strides == (4, 2, 1)
+    for image, stride in zip(images, network.strides):
+        assert image.shape == (2, 8, *(-(-n // stride) for n in size)) and bool(image.isfinite().all())
+    assert [i.shape[2:] for i in coarse] == [i.shape[2:] for i in images[:2]]
+    assert all(bool(image.isfinite().all()) for image in tiny)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_each_scan_is_seen_alone(name):
+    network = light(name, 2)
+    scans = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        both, second = network(scans), network(scans[1:])
+        coarse = network(scans[1:], finest=4)
+    assert all(torch.allclose(b[1:], s, atol=1e-5) for b, s in zip(both, second))
+    assert torch.allclose(coarse[0], second[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_used_weight_trains(name):
+    network = light(name, 2)
+    unused = "head.0" if name == "lku" else "none"  # of the resolution beyond the coarsest that comes out
+    sum(f.square().sum() for f in network(torch.rand(1, 1, 32, 24))).backward()
+    for part, parameter in network.named_parameters():
+        if part.startswith(unused):
+            assert parameter.grad is None
+            continue
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["unet-e", "lku-e"])
+def test_features_lie_where_the_network_says(name):
+    """What a voxel of a feature image depends on most lies around its place, at all resolutions."""
+    network, grid = light(name, 2), Geometry.identity((64, 64))
+    for number, stride in enumerate(network.strides):
+        places, seen, at = strided(grid, stride, network.offset_voxels(stride)), 0.0, 32 // stride
+        for _ in range(12):
+            scan = torch.rand(1, 1, 64, 64, requires_grad=True)
+            image = network(scan)[number]
+            (slope,) = torch.autograd.grad(image[:, :, at, at].sum(), scan)
+            seen = seen + slope[0, 0].abs()
+        seen = torch.where(seen > 0.05 * seen.max(), seen, 0.0).numpy()
+        points = grid.to_world(np.moveaxis(np.indices(grid.shape)[::-1], 0, -1))
+        center = (points * seen[..., None]).sum((0, 1)) / seen.sum()
+        assert np.abs(center - places.to_world((at, at))).max() < 0.25 * stride + 0.25
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_architectures_survive_json(name):
+    kind = FEATURES.load(name)
+    for variant in kind.VARIANTS.values():
+        assert type(variant).from_dict(json.loads(json.dumps(variant.to_dict()))) == variant
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_models_survive_files(name, tmp_path):
+    network = light(name, 2)
+    path = tmp_path / "model.safetensors"
+    save_model(path, network, ModelCard(name, {}, "none", "generated"))
+    scan = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        expected, found = network(scan), load_model(path).network(scan)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
+def test_names_are_of_one_table_or_the_other():
+    assert not set(NETWORKS) & set(FEATURES)
+    assert network_class("lku") is FEATURES.load("lku") and network_class("voxelmorph1") is NETWORKS.load("voxelmorph1")
+    with pytest.raises(ConfigError, match="voxelmorph1"):
+        network_class("voxelmorph")
+
+
+def test_wrong_scans_and_architectures_are_refused(tmp_path):
+    network = light("unet", 2)
+    with pytest.raises(ShapeError, match="2 axes"):
+        network(torch.rand(1, 1, 8, 8, 8))
+    with pytest.raises(ShapeError, match="scan"):
+        network(torch.rand(1, 2, 8, 8))
+    for name, changes in (("unet", {"scales": 6}), ("lku", {"scales": 5}), ("lku-e", {"width": 0})):
+        with pytest.raises(ConfigError, match=r"scales|positive"):
+            FEATURES.load(name).variant(**changes)
+    path = tmp_path / "model.safetensors"
+    card = save_model(path, network, ModelCard("lku", {}, "none", "generated"))
+    assert card.sha256
+    with pytest.raises(InputError, match="card"):
+        load_model(path)
