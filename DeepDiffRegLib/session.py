@@ -29,7 +29,7 @@ from .methods.iterative import Solution, split
 from .methods.uncertainty import UncertaintyOnce
 from .problem import Problem, working_voxels
 from .progress import Progress, Step
-from .prompts.checks import check_prompts
+from .prompts.checks import check_prompts, check_steered
 from .provenance import provenance
 from .qc.base import Context
 from .qc.verdict import run_checks
@@ -137,6 +137,8 @@ class RegistrationSession:
         """
         if prompts is not None:
             self._prompt(prompts)
+        if not self.config.similarity.weight:
+            check_steered(self.pair.prompts)
         self.progress.restart()
         start = self._aligned() if initial is None else split(initial, self.pair.fixed.ndim)
         solution = start

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..data.image import Image
-from ..data.pair import Pair, Stiffness
+from ..data.pair import Pair, Prompts, Stiffness
 from ..data.points import Points
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 from ..geometry.grid import Geometry
 from .labels import check as check_labels
 from .masks import check_mask
@@ -39,6 +39,16 @@ def check_prompts(pair: Pair) -> None:
     elif prompts.label_pairs:
         missing = "fixed" if prompts.fixed_labels is None else "moving"
         raise InputError(f"label pairs were given without a {missing} label map")
+
+
+def check_steered(prompts: Prompts) -> None:
+    """Raise ``ConfigError`` when the scans have no weight and nothing else says where anything belongs."""
+    both = prompts.fixed_labels is not None and prompts.moving_labels is not None
+    if prompts.landmarks is None and not both:
+        raise ConfigError(
+            "similarity.weight is 0 and there are neither landmarks nor label pairs: nothing would steer the map; "
+            "add prompts, or give the scans a weight"
+        )
 
 
 def _check_points(role: str, points: Points, scan: Geometry) -> None:

@@ -19,6 +19,12 @@ EXPERIMENTS = Registry(
         "Dalca et al., MedIA 2019",
     ),
     Entry(
+        "covariance-uncertainty",
+        f"{_HERE}.covariance_uncertainty:CovarianceUncertainty",
+        "diagonal and smoothed covariance, and how the spread of sampled maps follows the prior's precision",
+        "Dalca et al., MedIA 2019",
+    ),
+    Entry(
         "surface",
         f"{_HERE}.surface:SurfaceTerm",
         "structures that the images do not tell apart meet when the loss sees their surfaces",

@@ -13,7 +13,7 @@ from DeepDiffRegLib.config import Choice, Config, Schedule, Start
 from DeepDiffRegLib.data.image import Image
 from DeepDiffRegLib.data.pair import LabelPair, Pair, Prompts
 from DeepDiffRegLib.data.phantoms import make_pair
-from DeepDiffRegLib.errors import InputError, OutOfMemoryError
+from DeepDiffRegLib.errors import ConfigError, InputError, OutOfMemoryError
 from DeepDiffRegLib.pipeline import register
 from DeepDiffRegLib.problem import working_voxels
 from DeepDiffRegLib.progress import Progress
@@ -118,6 +118,28 @@ def test_landmarks_are_met_in_a_first_run(phantom):
     pair = Pair(phantom.pair.fixed, phantom.pair.moving, Prompts(landmarks=phantom.landmarks))
     transform = RegistrationSession(pair, QUICK).run()
     assert landmark_error_mm(transform, phantom.landmarks) < 1.0
+
+
+def test_landmarks_steer_a_geodesic_without_the_scans(phantom):
+    """Scans of no weight have no say: any moving scan gives the same map; without prompts there is nothing to do."""
+    config = QUICK.replace(
+        start=Start(initial="identity", transform="none"),
+        transform=Choice("lddmm"),
+        similarity=Choice("lncc", weight=0.0),
+        schedule=Schedule((2,), (15,)),
+    )
+    prompts, noise = Prompts(landmarks=phantom.landmarks), torch.rand_like(phantom.pair.moving.tensor)
+    other = replace(phantom.pair.moving, tensor=noise)
+    maps = [
+        RegistrationSession(Pair(phantom.pair.fixed, moving, prompts), config).run()
+        for moving in (phantom.pair.moving, other)
+    ]
+    points = phantom.landmarks.fixed.positions_mm
+    np.testing.assert_allclose(maps[0].map_points(points), maps[1].map_points(points), atol=1e-4)
+    start = landmark_error_mm(AffineTransform(np.eye(3), np.zeros(3)), phantom.landmarks)
+    assert landmark_error_mm(maps[0], phantom.landmarks) < 0.3 * start
+    with pytest.raises(ConfigError, match="nothing would steer"):
+        RegistrationSession(Pair(phantom.pair.fixed, phantom.pair.moving), config).run()
 
 
 def test_label_pairs_raise_their_overlap(done, phantom):

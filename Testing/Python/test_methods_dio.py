@@ -1,0 +1,262 @@
+"""Learned features in the place of intensities: the one solver, any transform, prompts, nothing computed twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from DeepDiffRegLib.budget import Voxels, estimate_bytes, plan
+from DeepDiffRegLib.cli.main import main
+from DeepDiffRegLib.config import Choice, Config, Preprocess, Schedule, Start
+from DeepDiffRegLib.data.image import Image
+from DeepDiffRegLib.data.io import write_image
+from DeepDiffRegLib.data.pair import Pair, Prompts
+from DeepDiffRegLib.data.points import Landmarks, Points
+from DeepDiffRegLib.errors import ConfigError, InputError
+from DeepDiffRegLib.geometry.grid import Geometry
+from DeepDiffRegLib.geometry.vector_fields import jacobian_determinant
+from DeepDiffRegLib.methods import dio, features
+from DeepDiffRegLib.methods.features import network_grid, scan_features
+from DeepDiffRegLib.networks import FEATURES, NETWORKS
+from DeepDiffRegLib.networks.base import Architecture, FeatureNetwork
+from DeepDiffRegLib.networks.weights import CanonicalGrid, Intensities, Model, ModelCard, save_model
+from DeepDiffRegLib.progress import Progress
+from DeepDiffRegLib.result import Status
+from DeepDiffRegLib.session import RegistrationSession
+from DeepDiffRegLib.transforms.affine import AffineTransform
+
+WHOLE = Preprocess((0.0, 100.0))
+SCHEDULE = Schedule((2, 1), (25, 15), minimum_size=8)
+
+
+def scene(geometry: Geometry, shift_mm=(0.0, 0.0, 0.0), seed: int = 0) -> Image:
+    """Smooth bumps inside the grid, given in mm."""
+    rng = np.random.default_rng(seed)
+    points = geometry.to_world(np.moveaxis(np.indices(geometry.shape)[::-1], 0, -1))
+    points = points - np.array(shift_mm)[: geometry.ndim]
+    values = np.zeros(geometry.shape)
+    for _ in range(8):
+        center = rng.uniform(8, 20, geometry.ndim)
+        values += rng.uniform(0.4, 1.0) * np.exp(-((points - center) ** 2).sum(-1) / (2 * rng.uniform(2.5, 4.5) ** 2))
+    return Image.from_array(values.astype(np.float32), geometry)
+
+
+GRID = Geometry.identity((28, 28, 28))
+
+
+def pair(ndim: int = 3, **prompts) -> Pair:
+    grid = Geometry.identity((28,) * ndim)
+    return Pair(scene(grid), scene(grid, (1.5, -1.0, 0.5)), Prompts(**prompts))
+
+
+@dataclass(frozen=True)
+class IdentityArchitecture(Architecture):
+    scales: int = 1
+
+
+class Identity(FeatureNetwork):
+    """The scan as its own only feature, at full resolution."""
+
+    centered, multiple = True, 1
+    VARIANTS: ClassVar[dict[str, Architecture]] = {"only": IdentityArchitecture()}
+
+    def __init__(self, architecture: IdentityArchitecture | None = None):
+        super().__init__()
+        self.architecture = architecture or self.variant()
+
+    def features(self, scan, finest):
+        return (scan,)
+
+
+def card(network: str = "unet", ndim: int = 3, **changes) -> ModelCard:
+    return ModelCard(network, {"ndim": ndim}, "none", "generated", preprocessing=Intensities((0.0, 100.0)), **changes)
+
+
+@pytest.fixture
+def identity(monkeypatch) -> str:
+    """A model file that gives the scan itself."""
+    monkeypatch.setattr(dio, "load_model", lambda path, *_: Model(Identity().eval(), card(sha256="identity")))
+    return "identity.safetensors"
+
+
+def untrained(tmp_path, name: str = "unet-e", ndim: int = 3, **changes) -> str:
+    """A model file with random weights."""
+    torch.manual_seed(1)
+    kind = FEATURES.load(name)
+    path = tmp_path / f"{name}{ndim}.safetensors"
+    save_model(path, kind(kind.variant("light", ndim=ndim)), card(name, ndim, **changes))
+    return str(path)
+
+
+def config(model: str | None = None, transform: str | Choice = "diffeomorphic", **changes) -> Config:
+    chosen = transform if isinstance(transform, Choice) else Choice(transform)
+    return Config(**{
+        "method": "dio" if model else "iterative", "model": model, "transform": chosen, "similarity": Choice("mse"),
+        "schedule": SCHEDULE, "start": Start("identity", "none"), "preprocess": WHOLE, "device": "cpu", **changes,
+    })  # fmt: skip
+
+
+def moved(session: RegistrationSession, points: np.ndarray) -> np.ndarray:
+    return session.transform.map_points(points)
+
+
+def folds(transform, grid: Geometry = GRID) -> int:
+    u = transform.displacement(grid)
+    return int((jacobian_determinant(u, grid.spacing_mm, grid.rotation) <= 0).sum())
+
+
+@pytest.mark.parametrize("transform", ["displacement", "diffeomorphic", "affine"])
+def test_scans_as_features_give_the_map_of_the_scans(identity, transform):
+    ours, theirs = (
+        RegistrationSession(pair(), config(identity, transform)),
+        RegistrationSession(pair(), config(None, transform)),
+    )
+    ours.run(), theirs.run()
+    points = np.random.default_rng(0).uniform(6, 22, (40, 3))
+    assert np.abs(moved(ours, points) - moved(theirs, points)).max() < 0.02
+    assert np.abs(moved(theirs, points) - points).max() > 0.5
+
+
+def test_transforms_and_prompts_change_with_the_same_features(tmp_path, monkeypatch):
+    """The network is asked once per scan; every transform brings the scans together, the diffeomorphic ones without folds."""
+    asked = []
+    compute = features.scan_features
+    monkeypatch.setattr(dio, "scan_features", lambda image, *rest: asked.append(image) or compute(image, *rest))
+    model = untrained(tmp_path)
+    session = RegistrationSession(pair(), config(model))
+    before = float((session.problem.fixed - session.problem.moving).square().mean())
+    plain = Choice("displacement", {"optimizer": "sgd"})
+    for transform in ("diffeomorphic", "svf", "affine", plain, "lddmm"):
+        few = Schedule((2,), (8,), minimum_size=8) if transform == "lddmm" else SCHEDULE
+        session.configure(config(model, transform, schedule=few))
+        session.run()
+        warped = session.warped().tensor
+        fixed = session.pair.fixed.tensor
+        assert float((warped - fixed).square().mean()) < 0.6 * before * float(fixed.max()) ** 2
+        if transform in ("diffeomorphic", "svf", "lddmm"):
+            assert folds(session.transform) == 0
+    assert len(asked) == 2
+    session.configure(config(model))
+    session.run()
+    place = np.array([[14.0, 14.0, 14.0], [10.0, 17.0, 12.0]])
+    target = moved(session, place) + [[2.0, 1.5, 0.0], [0.0, 0.0, 1.5]]
+    session.update(Prompts(landmarks=Landmarks(Points(place), Points(target))))
+    assert np.linalg.norm(moved(session, place) - target, axis=1).max() < 1.0
+    assert folds(session.transform) == 0 and len(asked) == 2
+
+
+def test_scans_are_shown_alike_however_they_are_stored(tmp_path):
+    """Exchanged and reversed axes change neither the features nor their places; a model's own spacing is met."""
+    torch.manual_seed(0)
+    kind = FEATURES.load("lku-e")
+    model = Model(kind(kind.variant("light")).eval(), card("lku-e"))
+    grid = Geometry((20, 16, 24), (1.0, 1.5, 0.8), (3.0, -4.0, 5.0), np.eye(3).tolist())
+    plain = scene(grid)
+    direction = np.eye(3)[:, [2, 0, 1]] * [-1.0, 1.0, -1.0]
+    origin = grid.to_world((0, 15, 23))
+    turned = Image(
+        plain.tensor.permute(0, 1, 3, 4, 2).flip(2, 4).contiguous(),
+        Geometry((24, 20, 16), (0.8, 1.0, 1.5), tuple(origin), direction.tolist()),
+    )
+    index = np.array([[3.0, 5.0, 7.0]])
+    back = turned.geometry.to_index(grid.to_world(index)).round().astype(int)[0]
+    assert float(turned.tensor[(0, 0, *back[::-1])]) == float(plain.tensor[0, 0, 7, 5, 3])
+    for (a, g), (b, h) in zip(scan_features(plain, model).images, scan_features(turned, model).images):
+        assert g.same_grid(h) and torch.allclose(a, b, atol=1e-3)
+    canonical = CanonicalGrid((10, 10, 10), (2.0, 2.0, 2.0), tuple(map(tuple, direction.tolist())))
+    shown = network_grid(grid, canonical)
+    assert np.allclose(shown.rotation, direction) and np.allclose(shown.spacing_mm, 2.0, rtol=0.1)
+    assert np.allclose(shown.center_mm, grid.center_mm)
+
+
+def test_two_dimensions_and_different_grids(tmp_path):
+    model = untrained(tmp_path, "unet", 2)
+    fine = Geometry((40, 37), (0.7, 0.75), (0.5, 0.3), np.eye(2).tolist())
+    scans = Pair(scene(Geometry.identity((28, 28))), scene(fine, (1.5, -1.0)), Prompts())
+    session = RegistrationSession(scans, config(model))
+    session.run()
+    result = session.result()
+    errors = (result.warped.tensor - scans.fixed.tensor).abs().mean()
+    still = RegistrationSession(scans, config(model))
+    still.resume(AffineTransform.identity(2))
+    assert float(errors) < 0.5 * float((still.warped().tensor - scans.fixed.tensor).abs().mean())
+    assert result.config.method == "dio" and result.status in (Status.CONVERGED, Status.MAX_STEPS)
+
+
+def test_only_the_resolutions_that_are_looked_at_are_computed(tmp_path):
+    model = untrained(tmp_path)
+    session = RegistrationSession(pair(), config(model, schedule=Schedule((4, 2), (3, 3), minimum_size=6)))
+    session.run()
+    (_, finest, (fixed, _)) = session.problem.cache[dio.KEPT]
+    assert finest == 2 and [i.shape[2:] for i, _ in fixed.images] == [(7,) * 3, (14,) * 3]
+    session.configure(config(model, schedule=Schedule((1,), (2,))))
+    session.run()
+    assert session.problem.cache[dio.KEPT][1] == 1
+
+
+def test_half_precision_gives_nearly_the_same(tmp_path):
+    model = untrained(tmp_path)
+    points = np.random.default_rng(0).uniform(8, 20, (30, 3))
+    found = []
+    for half in (False, True):
+        session = RegistrationSession(pair(), config(model, half_precision=half))
+        session.run()
+        found.append(moved(session, points))
+    stored = session.problem.cache[dio.KEPT][2][0].images[0][0]
+    assert stored.dtype == torch.float16
+    assert np.abs(found[0] - found[1]).max() < 0.1
+
+
+def test_memory_of_features_is_planned():
+    voxels = Voxels(10**6, 10**6, 10**6)
+    ours, plain = (config(m) for m in ("model.safetensors", None))
+    assert estimate_bytes(voxels, ours) > estimate_bytes(voxels, plain) + 300 * 10**6
+    limited = ours.replace(max_memory_gb=None)
+    assert estimate_bytes(voxels, limited.replace(half_precision=True)) < estimate_bytes(voxels, limited)
+    assert plan(Voxels(1000, 1000, 1000), ours, torch.device("cpu")).message == ""
+
+
+def test_unfit_models_are_refused_before_any_work(tmp_path):
+    kind = NETWORKS.load("voxelmorph1")
+    other = tmp_path / "vm.safetensors"
+    save_model(other, kind(kind.variant("light")), card("voxelmorph1"))
+    flat, good = untrained(tmp_path, ndim=2), untrained(tmp_path)
+    for wanted, error, says in (
+        (config(None).replace(method="dio"), ConfigError, "needs a model"),
+        (config(str(tmp_path / "none.safetensors")), InputError, "no such model"),
+        (config(str(other)), InputError, "feedforward"),
+        (config(flat), InputError, "2-D"),
+        (config(good, similarity=Choice("mind")), ConfigError, "descriptors"),
+        (config(good).replace(method="feedforward"), ConfigError, "method 'dio'"),
+        (config(good).replace(method="iterative"), ConfigError, "'feedforward' and 'dio'"),
+    ):
+        with pytest.raises(error, match=says):
+            RegistrationSession(pair(), wanted)
+
+
+def test_cancelled_before_the_features(tmp_path):
+    progress = Progress()
+    session = RegistrationSession(pair(), config(untrained(tmp_path)), progress)
+    progress.cancel()
+    session.run()
+    assert session.status is Status.CANCELLED and not session.problem.cache
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    files = []
+    for name, image in zip(("fixed", "moving"), (pair().fixed, pair().moving)):
+        files.append(str(tmp_path / f"{name}.nii.gz"))
+        write_image(image, files[-1])
+    model = untrained(tmp_path)
+    arguments = ["--method", "dio", "--model", model, "--similarity", "mse", "--set", "schedule.factors=[4]"]
+    arguments += ["--set", "schedule.iterations=[5]", "--json"]
+    assert main(["register", *files, "-o", str(tmp_path / "out"), *arguments]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["config"]["method"] == "dio" and printed["config"]["model"] == model
+    assert main(["register", *files, "-o", str(tmp_path / "no"), "--method", "dio"]) == 2
+    assert "needs a model" in capsys.readouterr().err
