@@ -278,6 +278,9 @@ class RegistrationSession:
     def _advance(self, solution: Solution, start: Transform, name: str) -> None:
         if solution.inner is None and solution.status is Status.CANCELLED and self._states:
             raise Cancelled("cancelled before the step made a map; the earlier one stays")
+        for state in self._states:
+            if state.solution.inner is not None and state.solution.inner is not solution.inner:
+                state.solution.inner.forget()
         self._states.append(State(solution, self.pair.prompts, self.config, start, name))
         self._undone.clear()
         if len(self._states) > MOST_STEPS:

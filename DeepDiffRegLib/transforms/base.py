@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,6 +46,11 @@ class Transform(ABC):
     @abstractmethod
     def ndim(self) -> int:
         """2 or 3."""
+
+    def forget(self) -> None:
+        """Free what was computed from the parameters and kept (paths, fields); it is computed again when asked for."""
+        for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
+            del self.__dict__[name]
 
     @abstractmethod
     def map_points(self, points_mm: np.ndarray) -> np.ndarray:

@@ -142,6 +142,18 @@ def test_landmarks_steer_a_geodesic_without_the_scans(phantom):
         RegistrationSession(Pair(phantom.pair.fixed, phantom.pair.moving), config).run()
 
 
+def test_earlier_maps_keep_only_their_parameters(phantom):
+    config = QUICK.replace(transform=Choice("svf"), schedule=Schedule((2,), (10,)))
+    session = RegistrationSession(phantom.pair, config)
+    points = phantom.landmarks.fixed.positions_mm
+    before = session.run().map_points(points)
+    kept = set(vars(session._states[-1].solution.inner))
+    session.update(Prompts(landmarks=phantom.landmarks))
+    assert set(vars(session._states[0].solution.inner)) < kept
+    session.undo()
+    np.testing.assert_allclose(session.transform.map_points(points), before, atol=1e-6)
+
+
 def test_label_pairs_raise_their_overlap(done, phantom):
     counts = np.bincount(phantom.fixed_labels.numpy().ravel())
     large = [label for label in phantom.label_names if counts[label] > 150]
