@@ -127,6 +127,7 @@ class TimeVarying(Experiment):
 
 
 def drawn(seed: int, number: int, size: int) -> ShapePair:
+    """Pair ``number`` of a population, with a label for every object."""
     return make_shapes(seed, number, size, inner=INNER, outer=OUTER)
 
 

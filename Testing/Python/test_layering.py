@@ -85,7 +85,7 @@ SHARED = {
         "validation",
     },
     "export": {"flow", "itk_transform", "nifti_warp", "report"},
-    "reproduce": {"base", "figures", "shape_population"},
+    "reproduce": {"base", "disk_to_c", "figures", "shape_population", "trained"},
 }
 """Modules of a folder that their siblings may import: values, bases and helpers, never one choice another choice."""
 
