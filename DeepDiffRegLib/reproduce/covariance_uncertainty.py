@@ -4,7 +4,8 @@ On disks and Cs, one VoxelMorph-diff per covariance and per precision (1 and 20)
 precision both covariances register alike, without folds; with the low one samples of the smoothed covariance are smoother; the
 spread over samples falls with precision. Where the pictures say nothing it tends to the prior's bound: variance
 1 / (precision * neighbors) of the diagonal covariance, and what a Gaussian filter's energy puts in the place of neighbors of the
-smoothed one. As the width of that filter grows with precision, its spread falls by far less. Sizes, steps and number of samples
+smoothed one. As the width of that filter grows with precision, its spread falls by far less, and as it reaches over most of the
+picture, flat places are judged for the diagonal covariance only. Sizes, steps and number of samples
 (255 instead of 500) are ours, as are the limits that the publication shows in figures only.
 """
 
@@ -38,6 +39,8 @@ UNIT = (1.0, 1.0)
 FRAMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 EDGE, REACH = 0.05, 4
 """A pixel is flat when gray values around it never differ by more than EDGE while the disk becomes a C, nor within REACH pixels."""
+RIM = 3
+"""Points of the velocity's grid at the border that are left out: there the network's convolutions see zeros beyond the picture."""
 DICE_APART, FOLDS_PERCENT, FLAT_APART = 0.02, 0.01, 0.15
 ROUGHER, LESS_SPREAD = 0.5, 0.5
 TRAINING_SHARE = 0.8
@@ -139,7 +142,7 @@ def criteria(found: dict[tuple[str, float], Measured]) -> tuple[Criterion, ...]:
     """The published behavior as numbers; keys of ``found``: covariance and precision."""
     diagonal, smoothed = ({p: found[c, p] for p in (LOW, HIGH)} for c in COVARIANCES)
     high = diagonal[HIGH], smoothed[HIGH]
-    flat = max((m.flat for m in found.values()), key=lambda ratio: abs(ratio - 1))
+    flat = max((m.flat for m in diagonal.values()), key=lambda ratio: abs(ratio - 1))
     return (
         Criterion("precision 20: difference of Dice", abs(high[0].dice - high[1].dice), "", "<=", DICE_APART),
         Criterion(
@@ -161,7 +164,10 @@ def criteria(found: dict[tuple[str, float], Measured]) -> tuple[Criterion, ...]:
             "smoothed: s.d. at precision 20 over that at 1",
             smoothed[HIGH].sd_pixels / smoothed[LOW].sd_pixels, "", "<=", 1.0,
         ),
-        Criterion("flat places: s.d. over the prior's bound, farthest from 1: its distance", abs(flat - 1), "", "<=", FLAT_APART),
+        Criterion(
+            "diagonal: s.d. in flat places over (precision * neighbors)^-1/2, less 1, larger of both",
+            abs(flat - 1), "", "<=", FLAT_APART,
+        ),
     )  # fmt: skip
 
 
@@ -214,13 +220,17 @@ def sampled(trained_one: Trained, prediction: Prediction, mean: torch.Tensor, pl
 
 
 def flat_ratio(trained_one: Trained, prediction: Prediction, shapes: CShapes) -> np.ndarray:
-    """Predicted s.d. over the prior's bound at all points of the velocity's grid that are flat."""
+    """Predicted s.d. over the prior's bound at all points of the velocity's grid that are flat, without its rim.
+
+    A smoothed covariance has no such places in small pictures: its filter reaches farther than they do.
+    """
     posterior = Posterior(prediction.field, prediction.log_variance, trained_one.smoothing_voxels)
     ratio = posterior.relative_to_prior(trained_one.precision).sqrt()
     spacing = per_component(prediction.spacing_voxels, prediction.field)
     index = identity_index(tuple(ratio.shape[2:])) * spacing
     where = sample(flat(prediction, shapes.disks).float(), index, mode="nearest") > 0.5
-    return ratio[where].numpy()
+    inner = (..., slice(RIM, -RIM), slice(RIM, -RIM))
+    return ratio[inner][where[inner]].numpy()
 
 
 def flat(prediction: Prediction, moving: torch.Tensor) -> torch.Tensor:
