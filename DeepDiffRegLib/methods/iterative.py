@@ -94,7 +94,7 @@ class Iterative:
             progress.preview(model, start.world.homogeneous)
         model.prompt_weight = config.prompts.label_weight
         labels = label_prompt(prompts, config)
-        used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0]
+        used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0] or [(schedule.factors[0], 0)]
         matrix = start.world.homogeneous
         levels = [
             lambda f=f, n=n: problem.level(

@@ -142,6 +142,13 @@ def test_landmarks_steer_a_geodesic_without_the_scans(phantom):
         RegistrationSession(Pair(phantom.pair.fixed, phantom.pair.moving), config).run()
 
 
+def test_no_iterations_leave_the_start_as_it_is(phantom):
+    config = QUICK.replace(start=Start(initial="identity", transform="none"), schedule=Schedule((2,), (0,)))
+    points = phantom.landmarks.fixed.positions_mm
+    moved = RegistrationSession(phantom.pair, config).run().map_points(points)
+    np.testing.assert_allclose(moved, points, atol=1e-5)
+
+
 def test_earlier_maps_keep_only_their_parameters(phantom):
     config = QUICK.replace(transform=Choice("svf"), schedule=Schedule((2,), (10,)))
     session = RegistrationSession(phantom.pair, config)
