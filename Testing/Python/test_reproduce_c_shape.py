@@ -53,6 +53,8 @@ def test_a_flow_is_the_exponential_in_pixels(fineness):
         expected = (0.8**time - 1) * (x - (SIZE - 1) / 2)
         assert torch.allclose(flow.in_pixels(fine), expected, atol=0.02)
     assert flow.misses(flow.at(-1.0), flow.at(1.0)).max() < 0.05
+    assert flow.returned(flow.in_pixels(flow.at(1.0)), -1.0).max() < 0.02
+    assert flow.returned(0 * x, 1.0).max() == pytest.approx(0.2 * (SIZE - 1) / 2 * 2**0.5, abs=0.01)
 
 
 def test_a_known_map_is_measured_as_what_it_is():
@@ -68,7 +70,7 @@ def test_a_known_map_is_measured_as_what_it_is():
     assert found.inverse_max < 0.1 and found.inverse_mean < 0.02
     still = measure(Known(radial(0.0)), pair, 2)
     assert still.dice == pytest.approx(2 / (1.1**2 + 1), abs=0.02)
-    assert still.inverse_max == still.coarse_inverse_max == 0
+    assert still.inverse_max == still.table_max == still.coarse_inverse_max == 0
 
 
 def test_folds_are_counted_and_the_border_is_left_out():
@@ -81,9 +83,9 @@ def test_folds_are_counted_and_the_border_is_left_out():
 
 
 def test_criteria_are_the_published_ones():
-    good = Measured(0.96, 0.97, 0, 0, 0.02, 0.3, 0, 0.2, 3.0)
+    good = Measured(0.96, 0.97, 0, 0, 0.02, 0.3, 0.9, 0, 0.2, 3.0)
     assert all(c.passed for c in criteria([good, good]))
-    worse = [Measured(0.9, 0.9, 1, 1, 0.2, 0.6, 0, 0.2, 3.0)] * 2
+    worse = [Measured(0.9, 0.9, 1, 1, 0.2, 0.6, 0.9, 1, 0.2, 3.0)] * 2
     assert not any(c.passed for c in criteria(worse))
 
 
