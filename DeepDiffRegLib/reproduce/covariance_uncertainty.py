@@ -62,7 +62,7 @@ class Plan:
     seed: int = 2018
 
 
-QUICK = Plan(48, 700, 8, 30, 3, 50, 2e-3, CShapeRanges(turn_deg=(-30.0, 30.0)))
+QUICK = Plan(48, 1400, 8, 30, 3, 50, 2e-3, CShapeRanges(turn_deg=(-30.0, 30.0)))
 """Smaller, and all Cs open to the right."""
 
 
