@@ -266,7 +266,8 @@ def networks_text(result: dict) -> str:
 
 def training_text(result: dict) -> str:
     """A network trained on slices beside the iterative method."""
-    trained = f"{result['steps']} steps in {result['training_s']:.0f} s, {result['peak_mb']} MB"
+    times = f"{result['training_s']:.0f} s, {result['training_processor_s']:.0f} s of processor time"
+    trained = f"{result['steps']} steps in {times}, {result['peak_mb']} MB"
     heading = f"### A 2-D VoxelMorph-diff trained on brain slices ({trained}), {result['pairs']} held-out pairs"
     return f"{heading}\n\n{_about(result['about'])}\n\n{training.table(result)}"
 
