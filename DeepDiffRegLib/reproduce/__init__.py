@@ -15,7 +15,7 @@ EXPERIMENTS = Registry(
     Entry(
         "c-shape",
         f"{_HERE}.c_shape:CShape",
-        "a trained network turns disks into Cs and back: very large deformations without folds",
+        "a trained network turns disks into Cs and back: very large deformations and what they cost",
         "Dalca et al., MedIA 2019",
     ),
     Entry(
