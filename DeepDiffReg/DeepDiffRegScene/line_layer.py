@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import slicer
@@ -11,6 +11,7 @@ import vtk
 from DeepDiffRegLib.errors import InputError
 
 from . import colors, grids
+from .layer import Layer
 from .nodes import private_node, remove
 from .overlays import slice_nodes
 from .spaces import numpy_matrix
@@ -44,12 +45,13 @@ class LineOptions:
             raise InputError(f"grid layer: spacing_mm must be positive, got {self.spacing_mm}")
 
 
-class LineLayer:
+class LineLayer(Layer):
     """The layers ``grid`` and ``glyphs``."""
 
+    Options = LineOptions
+
     def __init__(self, owner, name: str, text: str):
-        self.owner, self.name, self.text, self.visible = owner, name, text, False
-        self.options = LineOptions()
+        super().__init__(owner, name, text)
         self.longest_mm = 1.0
         self._models: dict[str, object] = {}
         self._planes: dict[str, np.ndarray] = {}
@@ -67,25 +69,6 @@ class LineLayer:
     @property
     def _title(self) -> str:
         return "Grid moved (mm)" if self.name == "grid" else "Arrow length (mm)"
-
-    def set(self, **options) -> None:
-        """Change options (fields of ``LineOptions``); redraws when visible."""
-        unknown = sorted(set(options) - {field.name for field in fields(LineOptions)})
-        if unknown:
-            raise InputError(f"layer {self.name!r}: unknown option {unknown[0]!r}")
-        self.options = replace(self.options, **options)
-        if self.visible:
-            self.update()
-
-    def show(self, visible: bool) -> None:
-        """Show or hide the layer."""
-        if visible == self.visible:
-            return
-        self.visible = visible
-        if visible:
-            self.update()
-        else:
-            self._hide()
 
     def update(self) -> None:
         """Take the map, the options and the set of views as they are now."""

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from DeepDiffRegLib.errors import InputError
 from DeepDiffRegLib.interactive.messages import Scan
 
 from . import colors
 from .convert import scan_to_volume
 from .fields import determinants, whole_lengths_mm
+from .layer import Layer
 from .nodes import private_node, remove
 from .outputs import UNIT_ATTRIBUTE, folded_segmentation
 from .overlays import Overlay, slice_nodes
 from .spaces import voxels_of
 
 
-class VolumeLayer:
+class VolumeLayer(Layer):
     """Base of the layers that are a volume with its own colors over the views."""
 
     def __init__(self, owner, name: str, text: str):
-        self.owner, self.name, self.text, self.visible = owner, name, text, False
-        self.options = self.Options()
+        super().__init__(owner, name, text)
         self._volume = self._shown = None
         self._overlay = Overlay(owner.scene, owner.slice_names)
         self._bar = colors.ColorBar(owner.scene)
-
-    def set(self, **options) -> None:
-        """Change options (fields of ``options``); redraws when visible."""
-        self.options = changed(self.name, self.options, options)
-        if self.visible:
-            self.update()
-
-    def show(self, visible: bool) -> None:
-        """Show or hide the layer."""
-        if visible == self.visible:
-            return
-        self.visible = visible
-        if visible:
-            self.update()
-            return
-        self._overlay.take()
-        self._bar.hide()
-        self.owner.leave_bar(self.name)
 
     def update(self) -> None:
         """Take the map as it is now."""
@@ -53,6 +34,11 @@ class VolumeLayer:
         low, high = self._window()
         self._overlay.put(self._shown, self.options.opacity)
         self._bar.show(self.unit, self._colors(), max(low, 0.0), high, self.owner.bar_place(self.name))
+
+    def _hide(self) -> None:
+        self._overlay.take()
+        self._bar.hide()
+        self.owner.leave_bar(self.name)
 
     def _color(self, volume) -> None:
         display = volume.GetDisplayNode()
@@ -231,9 +217,7 @@ class UncertaintyLayer(VolumeLayer):
         if self._there:
             super().update()
         else:
-            self._overlay.take()
-            self._bar.hide()
-            self.owner.leave_bar(self.name)
+            self._hide()
 
     def _make(self):
         values = voxels_of(self.options.volume.GetImageData())
@@ -247,7 +231,7 @@ class UncertaintyLayer(VolumeLayer):
         return colors.length_table(self.owner.scene)
 
 
-class FoldLayer:
+class FoldLayer(Layer):
     """The voxels where the map turns space inside out, as a magenta segment in 2-D and 3-D views."""
 
     @dataclass(frozen=True)
@@ -257,28 +241,13 @@ class FoldLayer:
         volume: object = None
 
     def __init__(self, owner, name: str, text: str):
-        self.owner, self.name, self.text, self.visible = owner, name, text, False
-        self.options = self.Options()
+        super().__init__(owner, name, text)
         self._segments = self._shown = None
 
     @property
     def legend(self):
         """What the color means; None when hidden."""
         return colors.Legend("Folded", ((0.0, colors.FOLD_COLOR, "Jacobian <= 0"),)) if self.visible else None
-
-    def set(self, **options) -> None:
-        """Change options; redraws when visible."""
-        self.options = changed(self.name, self.options, options)
-        if self.visible:
-            self.update()
-
-    def show(self, visible: bool) -> None:
-        """Show or hide the layer."""
-        self.visible = visible
-        if visible:
-            self.update()
-        elif self._shown is not None and self._shown.GetScene() is not None:
-            self._shown.GetDisplayNode().SetVisibility(False)
 
     def update(self) -> None:
         """Take the map as it is now."""
@@ -288,11 +257,15 @@ class FoldLayer:
             self._segments.SetHideFromEditors(True)
             self._segments.SetSaveWithScene(False)
             given = self._segments
-        if self._shown is not None and self._shown is not given and self._shown.GetScene() is not None:
-            self._shown.GetDisplayNode().SetVisibility(False)
+        if self._shown is not given:
+            self._hide()
         self._shown = given
         given.GetDisplayNode().SetVisibility(True)
         given.GetDisplayNode().SetOpacity2DFill(1.0)
+
+    def _hide(self) -> None:
+        if self._shown is not None and self._shown.GetScene() is not None:
+            self._shown.GetDisplayNode().SetVisibility(False)
 
     def remove(self) -> None:
         """Hide the layer and take its own segments out of the scene."""
@@ -306,12 +279,3 @@ def jacobian_scan(owner) -> Scan:
     held = owner.sampled()
     values = determinants(held.displacement, held.geometry, held.world)
     return Scan(values, held.geometry, "intensity", "Jacobian")
-
-
-def changed(name: str, options, new: dict):
-    """``options`` with other values; InputError for names it does not have."""
-    known = [field.name for field in fields(options)]
-    unknown = sorted(set(new) - set(known))
-    if unknown:
-        raise InputError(f"layer {name!r}: unknown option {unknown[0]!r}; known: {', '.join(known)}")
-    return replace(options, **new)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..config import Config, Schedule
 from ..data.pair import Prompts
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..geometry.pyramid import FINE_ENOUGH, Pyramid
 from ..networks import FEATURES
 from ..networks.weights import Model, load_model
@@ -19,6 +19,7 @@ from ..progress import Progress, Step
 from ..result import Status
 from ..similarity import SIMILARITIES
 from ..similarity.base import Similarity
+from ._model_file import check_fit, model_file
 from .features import network_grid, scan_features
 from .iterative import Iterative, Solution
 
@@ -33,16 +34,8 @@ class DIO(Iterative):
 
     def check(self, config: Config, ndim: int) -> None:
         """Refuse a missing, damaged or unfit model before any work, and a similarity with descriptors of its own."""
-        if config.model is None:
-            raise ConfigError("method 'dio' needs a model file: --model FILE.safetensors")
-        self._model = load_model(config.model)
-        card = self._model.card
-        if card.network not in FEATURES:
-            raise InputError(
-                f"{config.model}: {card.network!r} predicts a map, no features; choose method 'feedforward'"
-            )
-        if (known := card.architecture.get("ndim", 3)) != ndim:
-            raise InputError(f"{config.model}: this model is for {known}-D scans, but the scans are {ndim}-D")
+        self._model = load_model(model_file(config))
+        check_fit(self._model.card, config, ndim, FEATURES, "predicts a map, no features; choose method 'feedforward'")
         if SIMILARITIES.load(config.similarity.name).features is not Similarity.features:
             raise ConfigError(
                 f"similarity {config.similarity.name!r} computes descriptors of its own; method 'dio' compares learned ones: "

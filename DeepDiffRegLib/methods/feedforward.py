@@ -15,7 +15,7 @@ import torch
 
 from ..config import Config, Schedule
 from ..data.pair import Prompts
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..geometry.grid import Geometry
 from ..geometry.pyramid import level_geometry, resample
 from ..networks import NETWORKS
@@ -31,6 +31,7 @@ from ..transforms.model import Model as TransformModel
 from ..transforms.svf import SVFModel, SVFTransform
 from ..transforms.tvf import TVFTransform
 from ._belief import Belief, prediction_geometry
+from ._model_file import check_fit, model_file
 from ._prior_svf import PriorSVFModel
 from ._scans import as_trained, on_grid
 from .iterative import Iterative, Solution
@@ -47,13 +48,8 @@ class Feedforward:
 
     def check(self, config: Config, ndim: int) -> None:
         """Refuse a missing, damaged or unfit model before any work."""
-        if config.model is None:
-            raise ConfigError("method 'feedforward' needs a model file: --model FILE.safetensors")
-        card = read_card(config.model)
-        if card.network not in NETWORKS:
-            raise ConfigError(f"{config.model}: {card.network!r} gives features, no map; choose method 'dio'")
-        if (known := card.architecture.get("ndim", 3)) != ndim:
-            raise InputError(f"{config.model}: this model is for {known}-D scans, but the scans are {ndim}-D")
+        card = read_card(model_file(config))
+        check_fit(card, config, ndim, NETWORKS, "gives features, no map; choose method 'dio'")
 
     def solve(
         self,
@@ -96,11 +92,6 @@ class _Refinement(Iterative):
             return PriorSVFModel(prior, **config.transform.options)
         except TypeError as error:
             raise ConfigError(f"transform {config.transform.name!r} does not take these options: {error}") from error
-
-
-def predicted(problem: Problem, model: Model, world: np.ndarray) -> Transform:
-    """The map of ``told``, alone."""
-    return told(problem, model, world)[0]
 
 
 def told(problem: Problem, model: Model, world: np.ndarray) -> tuple[Transform, Belief | None]:

@@ -17,6 +17,7 @@ import torch
 from ..errors import RegistrationError
 from ..geometry.sampling import identity_index, sample
 from ._shooting_metric import ConstantFlow, RegionalFlow, State
+from ._shooting_rhs import is_fused
 
 COURANT = 1.6
 """Voxels, summed over the axes, that a time step may move; Runge-Kutta 4 with these differences is stable to 2."""
@@ -128,7 +129,7 @@ class Shooting:
     def _follow(self, path: Path, starts: range, sign: float) -> list[torch.Tensor]:
         first = path.velocities[0]
         ways, dt = [torch.zeros_like(first[None])], sign * 2 / path.steps
-        fused = _is_fused(first)
+        fused = is_fused(first)
         identity = None if fused else identity_index(tuple(first.shape[1:]), first.device, first.dtype)
         for k in starts:
             nodes = [path.node(k + int(sign) * i) for i in range(3)]
@@ -169,7 +170,7 @@ class Shooting:
 
     def _through_trace(self, path: Path, force: torch.Tensor) -> list[torch.Tensor]:
         """dE/dv (mm) at every stored velocity."""
-        if _is_fused(path.velocities[0], force[0]):
+        if is_fused(path.velocities[0], force[0]):
             return self._through_fused_trace(path, force)
         identity = identity_index(tuple(force.shape[2:]), force.device, force.dtype)
         pushes = [torch.zeros_like(v) for v in path.velocities]
@@ -246,13 +247,6 @@ def _moved(state: State, rates: State, dt: float) -> State:
 def _column(values, like: torch.Tensor) -> torch.Tensor:
     """d numbers shaped (1, d, 1, ...)."""
     return torch.as_tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, *(1,) * (like.ndim - 2))
-
-
-def _is_fused(*fields: torch.Tensor) -> bool:
-    """Whether the fused kernels apply: (3, Z, Y, X), float32, CPU, at least 2 voxels per axis."""
-    first = fields[0]
-    plain = all(f.device.type == "cpu" and f.dtype == torch.float32 for f in fields)
-    return plain and first.ndim == 4 and first.shape[0] == 3 and min(first.shape[1:]) >= 2
 
 
 def _array(field: torch.Tensor) -> np.ndarray:

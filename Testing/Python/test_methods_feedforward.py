@@ -19,7 +19,7 @@ from DeepDiffRegLib.data.points import Landmarks, Points
 from DeepDiffRegLib.errors import ConfigError, InputError
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.methods import feedforward
-from DeepDiffRegLib.methods.feedforward import as_trained, canonical_geometry, canonical_scans, predicted
+from DeepDiffRegLib.methods.feedforward import as_trained, canonical_geometry, canonical_scans, told
 from DeepDiffRegLib.networks import NETWORKS
 from DeepDiffRegLib.networks.weights import CanonicalGrid, Intensities, Model, ModelCard, card_path, save_model
 from DeepDiffRegLib.problem import Problem
@@ -131,7 +131,7 @@ def test_intensities_are_those_of_the_training():
 def test_directions_and_units_survive_an_oblique_grid(name):
     """A network that always says the same vector moves every point by it, in mm along the axes of its own grid."""
     problem = problem_of(Pair(blob(OBLIQUE), blob(OBLIQUE, 1)))
-    found = predicted(problem, model(name, CANONICAL, bias=SHIFT), np.eye(4))
+    found, _ = told(problem, model(name, CANONICAL, bias=SHIFT), np.eye(4))
     times = {"voxelmorph1": 1.0, "voxelmorph-diff": 2.0, "transmorph-tvf": 2.0 * 8}[name]
     expected = np.array(FORWARD_DOWN_LEFT) @ (1.2 * times * np.array(SHIFT))
     points = OBLIQUE.to_world(np.random.default_rng(0).uniform(5, 12, (20, 3)))
@@ -150,8 +150,8 @@ def test_differing_grids_agree_with_the_network_on_its_own_grid():
     moving = blob(OBLIQUE, 1)
     grid = canonical_geometry(problem_of(Pair(blob(turned), moving)), predictor.card.canonical)
     moved = Geometry(own.size, own.spacing_mm, grid.origin_mm, own.direction)
-    here = predicted(problem_of(Pair(blob(moved), moving)), predictor, np.eye(4))
-    there = predicted(problem_of(Pair(blob(turned), moving)), predictor, np.eye(4))
+    here, _ = told(problem_of(Pair(blob(moved), moving)), predictor, np.eye(4))
+    there, _ = told(problem_of(Pair(blob(turned), moving)), predictor, np.eye(4))
     inside = moved.to_world(np.random.default_rng(1).integers(6, 18, (200, 3)))
     u, v = (t.map_points(inside) - inside for t in (here, there))
     assert np.abs(u).max() > 0.3
@@ -167,13 +167,13 @@ def test_differing_grids_agree_with_the_network_on_its_own_grid():
 
 def test_kinds_of_predictions_become_their_transforms():
     problem = problem_of(Pair(blob(OBLIQUE), blob(OBLIQUE, 1)))
-    svf = predicted(problem, model("voxelmorph-diff", CANONICAL, sd=0.05), np.eye(4))
+    svf, _ = told(problem, model("voxelmorph-diff", CANONICAL, sd=0.05), np.eye(4))
     assert isinstance(svf, SVFTransform) and np.allclose(svf.geometry.rotation, OBLIQUE.rotation)
     inverse = svf.inverse()
     assert torch.equal(inverse.transform.velocity, -svf.velocity) and inverse.error.mean < 0.1 * float(
         svf.finished.tensor.norm(dim=1).mean()
     )
-    tvf = predicted(problem, model("transmorph-tvf", CANONICAL, sd=0.005), np.eye(4))
+    tvf, _ = told(problem, model("transmorph-tvf", CANONICAL, sd=0.005), np.eye(4))
     assert isinstance(tvf, TVFTransform) and len(tvf.velocities) == 8
     moved = float(tvf.finished.tensor.norm(dim=1).mean())
     assert tvf.inverse().error.mean < 0.1 * moved
@@ -185,7 +185,7 @@ def test_works_in_2d():
     grid = centered((40, 36), (0.9, 1.1), turn)
     canonical = CanonicalGrid((32, 32), (1.0, 1.0), ((0.0, -1.0), (1.0, 0.0)))
     problem = problem_of(Pair(blob(grid), blob(grid, 1)))
-    found = predicted(problem, model(canonical=canonical, bias=SHIFT, ndim=2), np.eye(3))
+    found, _ = told(problem, model(canonical=canonical, bias=SHIFT, ndim=2), np.eye(3))
     point = np.zeros((1, 2))
     assert np.allclose(found.map_points(point), np.array([[0.75, 1.5]]), atol=1e-4)
 
