@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,13 +37,24 @@ class Aligned:
     history: list[HistoryEntry]
 
 
-def align(problem: Problem, config: Config, progress: Progress, span: tuple[float, float] = (0.0, 1.0)) -> Aligned:
-    """Find the start that ``config.start`` describes. Raises ``ConfigError`` for unknown names."""
+def align(
+    problem: Problem,
+    config: Config,
+    progress: Progress,
+    span: tuple[float, float] = (0.0, 1.0),
+    better: Callable[[AffineTransform], AffineTransform] | None = None,
+) -> Aligned:
+    """Find the start that ``config.start`` describes. Raises ``ConfigError`` for unknown names.
+
+    better: makes the likeliest first guess better (a network); the descent then begins there instead of trying all guesses.
+    """
     start = config.start
     _known("start.initial", start.initial, INITIALS)
     _known("start.transform", start.transform, (*LINEAR, "none"))
     geometry = problem.pair.fixed.geometry
     candidates = guesses(start.initial, problem.fixed, geometry, problem.moving, problem.pair.moving.geometry)
+    if better is not None:
+        candidates = [better(_best_as_is(problem, config, candidates))]
     if start.transform == "none":
         return Aligned(_best_as_is(problem, config, candidates), Status.CONVERGED, "no alignment asked for", [])
     best = _compete(problem, config, candidates, progress)

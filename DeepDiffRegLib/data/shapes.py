@@ -83,8 +83,20 @@ class ShapePair:
         return Image.from_array(inside.astype(np.float32), labels.geometry, "mask")
 
 
-def make_shapes(seed: int = 2018, number: int = 0, size: int = 200, *, inner: int = 2, outer: int = 6) -> ShapePair:
+def make_shapes(
+    seed: int = 2018,
+    number: int = 0,
+    size: int = 200,
+    *,
+    inner: int = 2,
+    outer: int = 6,
+    scale: tuple[float, float] = OBJECT_SCALE,
+    kinds: tuple[str, ...] | None = None,
+) -> ShapePair:
     """Draw pair ``number`` of the population ``seed`` on ``size`` x ``size`` pixels (200 mm field of view).
+
+    scale: smallest and largest of the inner and outer objects; small grids need larger ones. kinds: of all shapes, the foreground's
+    too (None: those of the recipe).
 
     Kept from the recipe in source and target alike: an inner object grown by 10 mm lies in the foreground, an outer one
     grown by 5 mm does not touch it, objects grown by 5 mm are disjoint, all lie within 0.9 of the half field of view. Raises
@@ -94,10 +106,15 @@ def make_shapes(seed: int = 2018, number: int = 0, size: int = 200, *, inner: in
         raise InputError(f"make_shapes(): 'size' must be at least 32 pixels, got {size}; small objects would vanish")
     if min(inner, outer) < 0:
         raise InputError(f"make_shapes(): 'inner' and 'outer' must not be negative, got {inner} and {outer}")
+    for kind in kinds or ():
+        if kind not in HALF_SIZES:
+            raise InputError(f"make_shapes(): 'kinds' must be among {', '.join(HALF_SIZES)}, got {kind!r}")
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"make_shapes(): 'scale' must rise within 0 to 1, got {scale}")
     rng = np.random.default_rng([seed, number])
     points = _points(size)
     for _ in range(_RESTARTS):
-        drawn = _draw(rng, points, inner, outer)
+        drawn = _draw(rng, points, inner, outer, scale, kinds)
         if drawn is not None:
             return _paint(rng, drawn, size, inner)
     raise InputError(f"make_shapes(): {inner} inner and {outer} outer objects do not fit; ask for fewer")
@@ -118,10 +135,10 @@ Drawn = list[tuple[np.ndarray, np.ndarray]]
 """Source and target mask of each object, foreground first."""
 
 
-def _draw(rng: np.random.Generator, points: np.ndarray, inner: int, outer: int) -> Drawn | None:
+def _draw(rng: np.random.Generator, points: np.ndarray, inner: int, outer: int, scale, kinds) -> Drawn | None:
     """All objects of a pair, or None when one found no place and the pair must be started afresh."""
     within = np.abs(points).max(-1) <= REACH
-    foreground = _place(rng, points, FOREGROUND_KINDS, FOREGROUND_SCALE, [within, within])
+    foreground = _place(rng, points, kinds or FOREGROUND_KINDS, FOREGROUND_SCALE, [within, within])
     if foreground is None:
         return None
     inside = [_distance(mask) > INNER_MARGIN_MM for mask in foreground]
@@ -129,7 +146,7 @@ def _draw(rng: np.random.Generator, points: np.ndarray, inner: int, outer: int) 
     drawn = [foreground]
     for number in range(inner + outer):
         allowed = inside if number < inner else outside
-        found = _place(rng, points, OBJECT_KINDS, OBJECT_SCALE, allowed)
+        found = _place(rng, points, kinds or OBJECT_KINDS, scale, allowed)
         if found is None:
             return None
         drawn.append(found)

@@ -35,6 +35,20 @@ NETWORKS = Registry(
         "windowed attention to a sequence of velocities",
         "Chen et al., 2024",
     ),
+    Entry("affine-net", f"{_HERE}.affine_net:AffineNet", "pooled features to a matrix", "Shen et al., CVPR 2019"),
+    Entry(
+        "vsvf-net",
+        f"{_HERE}.momentum_net:VSVFNet",
+        "U-Net to the momentum of a stationary velocity",
+        "Shen et al., CVPR 2019",
+    ),
+    Entry("lddmm-net", f"{_HERE}.momentum_net:LDDMMNet", "U-Net to the momentum of a geodesic", "Shen et al., 2019"),
+    Entry(
+        "rdmm-net",
+        f"{_HERE}.momentum_net:RDMMNet",
+        "two U-Nets to momentum and local stiffness",
+        "Shen et al., NeurIPS 2019",
+    ),
 )
 FEATURES = Registry(
     "feature network",

@@ -49,15 +49,22 @@ def laid_out(tensor: torch.Tensor) -> torch.Tensor:
 class Conv(nn.Module):
     """3-wide convolution with bias, zeros outside, then LeakyReLU (slope None: no activation). He-normal weights.
 
-    Input and output (B, C, *shape); stride 2 halves each axis, rounded up.
+    Input and output (B, C, *shape); stride 2 halves each axis, rounded up. groups: of channels that do not see each other.
     """
 
     def __init__(
-        self, ndim: int, inputs: int, outputs: int, stride: int = 1, slope: float | None = 0.2, padding="tensorflow"
+        self,
+        ndim: int,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        slope: float | None = 0.2,
+        padding="tensorflow",
+        groups: int = 1,
     ):
         super().__init__()
-        self.ndim, self.stride, self.slope, self.padding = ndim, stride, slope, padding
-        self.weight = nn.Parameter(torch.empty((outputs, inputs, *(KERNEL,) * ndim)))
+        self.ndim, self.stride, self.slope, self.padding, self.groups = ndim, stride, slope, padding, groups
+        self.weight = nn.Parameter(torch.empty((outputs, inputs // groups, *(KERNEL,) * ndim)))
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.kaiming_normal_(self.weight)
 
@@ -65,10 +72,11 @@ class Conv(nn.Module):
         convolve = CONVOLVE[self.ndim]
         sides = [same_padding(n, self.stride, self.padding) for n in x.shape[2:]]
         if all(before == after for before, after in sides):
-            y = convolve(laid_out(x), self.weight, self.bias, self.stride, tuple(before for before, _ in sides))
+            pads = tuple(before for before, _ in sides)
+            y = convolve(laid_out(x), self.weight, self.bias, self.stride, pads, groups=self.groups)
         else:
             x = F.pad(x, [v for pair in reversed(sides) for v in pair])
-            y = convolve(laid_out(x), self.weight, self.bias, self.stride)
+            y = convolve(laid_out(x), self.weight, self.bias, self.stride, groups=self.groups)
         return activated(y, self.slope)
 
 

@@ -69,7 +69,7 @@ class ModelCard:
     """network, architecture: what to build. canonical: grid of its input (None: any grid will do). data, licence, notes: text.
 
     metrics: numbers of its validation. seed: of its training. prior: ``precision`` and ``smoothing_voxels`` of a probabilistic
-    network (see ``posterior``). sha256: of the file with the weights.
+    network (see ``posterior``). looks: how often it was trained to look at a pair. sha256: of the file with the weights.
     """
 
     network: str
@@ -84,6 +84,7 @@ class ModelCard:
     notes: str = ""
     sha256: str = ""
     library_version: str = __version__
+    looks: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

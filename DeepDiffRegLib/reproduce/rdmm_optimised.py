@@ -17,7 +17,7 @@ from ..data.shapes import FIELD_OF_VIEW_MM, make_shapes
 from ..progress import Progress
 from .base import Criterion, Experiment, Outcome, each, tell
 from .figures import canvas, grid, picture, save, scaled
-from .shape_population import Registered, View, levels, settings
+from .shape_population import Registered, View, levels, near_edges, settings
 
 SIGMAS, WEIGHTS = (0.02, 0.04, 0.06, 0.08), (0.1, 0.3, 0.3, 0.3)
 BLUR = 0.02
@@ -28,7 +28,6 @@ OMT_WEIGHTS = (0.0, 0.02, 0.1, 0.5, 2.5)
 SIMILARITY = Choice("mk-lncc")
 PIXELS = (25, 50, 100)
 METHODS = ("vsvf", "lddmm", "rdmm")
-EDGE_MM = 3.0
 LOWEST = 0.1
 """The share of pixels with the lowest sigma that is looked for near edges."""
 LEAST_CONCENTRATION = 2.0
@@ -142,19 +141,6 @@ def measure(found: Registered) -> Measured:
     near = near_edges(found.shapes.moving_labels.numpy())
     lowest = sigma <= np.quantile(sigma, LOWEST)
     return Measured(accuracy, found.folds, float(near[lowest].mean() / near.mean()), float(sigma.mean()))
-
-
-def near_edges(labels: np.ndarray) -> np.ndarray:
-    """Pixels within ``EDGE_MM`` of a border between two labels."""
-    from scipy.ndimage import distance_transform_edt
-
-    inner = np.ones(labels.shape, bool)
-    inner[1:] &= labels[1:] == labels[:-1]
-    inner[:-1] &= labels[1:] == labels[:-1]
-    inner[:, 1:] &= labels[:, 1:] == labels[:, :-1]
-    inner[:, :-1] &= labels[:, 1:] == labels[:, :-1]
-    pixel = FIELD_OF_VIEW_MM / labels.shape[0]
-    return distance_transform_edt(inner, sampling=pixel) <= max(EDGE_MM, pixel)
 
 
 def draw_pair(shown: dict[str, View], path: Path) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from ..config import Choice, Config, Preprocess, Schedule, Start
 from ..data.pair import Prompts
-from ..data.shapes import ShapePair
+from ..data.shapes import FIELD_OF_VIEW_MM, ShapePair
 from ..geometry.pyramid import resample
 from ..geometry.sampling import identity_index, per_component, sample
 from ..geometry.vector_fields import jacobian_determinant, strict_folds
@@ -17,6 +17,9 @@ from ..session import RegistrationSession
 from ..transforms.composite import CompositeTransform
 from ..transforms.shooting import ShootingTransform
 from ..warp.image import warp_image
+
+EDGE_MM = 3.0
+"""How near an edge counts as near."""
 
 
 def settings(transform: Choice, similarity: Choice, schedule: Schedule) -> Config:
@@ -126,3 +129,16 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
     """Overlap of two masks; 1 when both are empty."""
     total = int(first.sum()) + int(second.sum())
     return 2 * int((first & second).sum()) / total if total else 1.0
+
+
+def near_edges(labels: np.ndarray) -> np.ndarray:
+    """Pixels within ``EDGE_MM`` of a border between two labels."""
+    from scipy.ndimage import distance_transform_edt
+
+    inner = np.ones(labels.shape, bool)
+    inner[1:] &= labels[1:] == labels[:-1]
+    inner[:-1] &= labels[1:] == labels[:-1]
+    inner[:, 1:] &= labels[:, 1:] == labels[:, :-1]
+    inner[:, :-1] &= labels[:, 1:] == labels[:, :-1]
+    pixel = FIELD_OF_VIEW_MM / labels.shape[0]
+    return distance_transform_edt(inner, sampling=pixel) <= max(EDGE_MM, pixel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 
 from ..errors import InputError
 from ..geometry.sampling import identity_index, per_component, pull_gradient, sample, warp
+from ..geometry.vector_fields import compose
+from ..methods.shot import Shot
+from ..networks.affine_net import displaced, joined
 from ..networks.base import Prediction
 from ..transforms.integrate import INTEGRATORS, integrate, time_varying
 
@@ -17,7 +21,9 @@ class Mapping:
     """The map x -> x + u(x) that a prediction stands for, and its inverse; u: (B, d, *shape) in voxels of the input.
 
     velocity: used instead of a ``velocity`` prediction's mean (one draw of its posterior), same shape and units. integrator,
-    steps: of stationary velocities (``transforms.integrate``), steps None chooses.
+    steps: of stationary velocities (``transforms.integrate``), steps None chooses; of a momentum the time steps alone.
+    spacing_mm: of the input (x, y[, z]), for kernels of a momentum. after: the mapping of an earlier look at the same pair, through
+    which the moving scan was shown: the whole map is first this one, then that one.
     """
 
     def __init__(
@@ -27,25 +33,64 @@ class Mapping:
         velocity: torch.Tensor | None = None,
         integrator: str = "scaling_squaring",
         steps: int | None = None,
+        spacing_mm: tuple[float, ...] | None = None,
+        after: Mapping | None = None,
     ):
         INTEGRATORS[integrator]
         self.prediction, self.shape = prediction, tuple(shape)
         self.integrator, self.steps = integrator, steps
         self._fields = prediction.fields if velocity is None else (velocity,)
+        self.spacing_mm, self.after = spacing_mm or (1.0,) * len(self.shape), after
+
+    @property
+    def looks(self) -> tuple[Mapping, ...]:
+        """This mapping and the earlier ones, last first: the order in which they act on a point."""
+        return (self,) if self.after is None else (self, *self.after.looks)
 
     @cached_property
     def forward(self) -> torch.Tensor:
         """From the fixed grid into the moving scan (pull-back)."""
-        if self.prediction.kind == "displacement":
-            return self._on_input(self._points[0])
-        return self._on_input(self._integrated(False))
+        own = OWN.get(self.prediction.kind, Mapping._flow)(self)
+        # matrices are joined as such
+        return own if self.after is None or self.prediction.kind == "affine" else compose(self.after.forward, own)
+
+    @cached_property
+    def shot(self) -> Shot:
+        """The flow of a momentum."""
+        return Shot(self.prediction, self.shape, self.spacing_mm, self.steps)
+
+    @cached_property
+    def matrix(self) -> torch.Tensor:
+        """The whole map of matrices, (B, d, d + 1) on voxels counted from the middle."""
+        own = self.prediction.field
+        return own if self.after is None else joined(self.after.matrix, own)
+
+    @property
+    def invertible(self) -> bool:
+        """Whether there is ``backward``."""
+        return self.prediction.kind in INVERTIBLE and self.after is None
 
     @cached_property
     def backward(self) -> torch.Tensor:
-        """The inverse: exp(-v), or the negated velocities in reversed order. ``InputError`` for plain displacements."""
-        if self.prediction.kind == "displacement":
-            raise InputError("Mapping.backward: a network that predicts displacements has no inverse to train on")
+        """The inverse: exp(-v), or the negated velocities in reversed order. ``InputError`` for other predictions."""
+        if not self.invertible:
+            raise InputError(
+                f"Mapping.backward: a network that predicts a {self.prediction.kind} has no inverse to train on; take the loss "
+                "'inverse', which asks it both ways"
+            )
         return self._on_input(self._integrated(True))
+
+    def _plain(self) -> torch.Tensor:
+        return self._on_input(self._points[0])
+
+    def _flow(self) -> torch.Tensor:
+        return self._on_input(self._integrated(False))
+
+    def _shot(self) -> torch.Tensor:
+        return self._on_input(self.shot.displacement)
+
+    def _matrix(self) -> torch.Tensor:
+        return displaced(self.matrix, self.shape)
 
     def at(self, time: float) -> torch.Tensor:
         """exp(time v) of a stationary velocity."""
@@ -72,8 +117,27 @@ class Mapping:
         if tuple(u.shape[2:]) == self.shape and set(spacing) == {1.0}:
             return u
         index = identity_index(self.shape, u.device, u.dtype)
-        index = index / per_component(spacing, index)
+        index = (index - self.prediction.offset_voxels) / per_component(spacing, index)
         return sample(u, index.expand(len(u), *index.shape[1:]), padding="border")
+
+
+def looked(
+    ask: Callable[..., Prediction], moving: torch.Tensor, fixed: torch.Tensor, looks: int = 1, **options
+) -> Mapping:
+    """The mapping of a pair that the network sees ``looks`` times, from the second on through the map so far.
+
+    moving, fixed: (B, 1, *shape). options: of every ``Mapping``.
+    """
+    shape = tuple(fixed.shape[2:])
+    mapping = Mapping(ask(moving, fixed), shape, **options)
+    for _look in range(1, looks):
+        mapping = Mapping(ask(warped(moving, mapping.forward), fixed), shape, **options, after=mapping)
+    return mapping
+
+
+OWN = {"displacement": Mapping._plain, "momentum": Mapping._shot, "affine": Mapping._matrix}
+"""How a prediction becomes a displacement; the others are velocities."""
+INVERTIBLE = ("velocity", "time_varying")
 
 
 def warped(image: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Metrics: which velocity belongs to a momentum, and how both go on in time.
 
-A state is (m,) or, with local weights, (m, h): momentum (d, *shape), pre-weights (N, *shape). Velocities and lengths are mm
-along the grid's axes per unit time.
+A state is (m,) or, with local weights, (m, h): momentum (d, *shape), pre-weights (N, *shape), either with a batch's axis before.
+Velocities and lengths are mm along the grid's axes per unit time.
 """
 
 from __future__ import annotations
@@ -104,11 +104,12 @@ class RegionalFlow:
         return scalars if self.blur is None else self.blur(scalars)
 
     def _parts(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
-        """v and nu_i = K_i (w_i m), (N, d, *shape)."""
+        """v and nu_i = K_i (w_i m), (..., N, d, *shape)."""
         m, h = state
-        w = self.blurred(h)[:, None]
-        nu = self.bank(w * m)
-        return (w * nu).sum(0), nu
+        d = len(self.spacing)
+        w = self.blurred(h).unsqueeze(-1 - d)
+        nu = self.bank(w * m.unsqueeze(-2 - d))
+        return (w * nu).sum(-2 - d), nu
 
     def velocity(self, state: State) -> torch.Tensor:
         """sum_i w_i K_i (w_i m)."""
@@ -118,7 +119,8 @@ class RegionalFlow:
         """(v, (dm/dt, dh/dt)); the source is sum_i G_blur(m . nu_i) D h_i with the gradient of today's h."""
         m, h = state
         v, nu = self._parts(state)
-        source, dh = carry(h, self.blurred((m * nu).sum(1)), v, self.spacing)
+        d = len(self.spacing)
+        source, dh = carry(h, self.blurred((m.unsqueeze(-2 - d) * nu).sum(-1 - d)), v, self.spacing)
         return v, (epdiff(m, v, self.spacing) + self.source * source, dh)
 
     def precondition(self, m: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from ..errors import RegistrationError
 from ..geometry.sampling import identity_index, sample
 from ._shooting_metric import ConstantFlow, RegionalFlow, State
-from ._shooting_rhs import is_fused
+from ._shooting_rhs import each, is_fused
 
 COURANT = 1.6
 """Voxels, summed over the axes, that a time step may move; Runge-Kutta 4 with these differences is stable to 2."""
@@ -36,7 +36,7 @@ class ShootingDiverged(RegistrationError):
 class Path:
     """States at the nodes k = 0..steps and their velocities (mm), with the way of every voxel.
 
-    Stationary paths have one state and one velocity. backward: displacement (voxels) at the start of each double step of the
+    Stationary paths have one state and one velocity. States may be those of a batch of pairs. backward: displacement (voxels) at the start of each double step of the
     trace and at its end; the last is Phi(1) - Id.
     """
 
@@ -101,7 +101,7 @@ class Shooting:
 
     def courant(self, v: torch.Tensor) -> float:
         """Largest sum over the axes of |v_j| / h_j, in voxels per unit time."""
-        return float(sum(v[j].abs() / h for j, h in enumerate(self.spacing)).amax())
+        return float(sum(c.abs() / h for c, h in zip(each(v, len(self.spacing)), self.spacing)).amax())
 
     def step(self, state: State, dt: float) -> tuple[torch.Tensor, State]:
         """(velocity now, state after dt) by Runge-Kutta 4; differentiable."""
@@ -113,7 +113,7 @@ class Shooting:
 
     @torch.no_grad()
     def trace(self, path: Path, keep: bool = True) -> torch.Tensor:
-        """Phi(1) - Id in voxels, (1, d, *shape): every voxel followed from time 1 back to 0.
+        """Phi(1) - Id in voxels, (1, d, *shape) or, of a batch, (B, d, *shape): every voxel followed from time 1 back to 0.
 
         keep: store the way in ``path.backward`` for ``pull_back``.
         """
@@ -128,9 +128,9 @@ class Shooting:
 
     def _follow(self, path: Path, starts: range, sign: float) -> list[torch.Tensor]:
         first = path.velocities[0]
-        ways, dt = [torch.zeros_like(first[None])], sign * 2 / path.steps
-        fused = is_fused(first)
-        identity = None if fused else identity_index(tuple(first.shape[1:]), first.device, first.dtype)
+        ways, dt = [torch.zeros_like(self._batch(first))], sign * 2 / path.steps
+        fused = is_fused(first, ndim=len(self.spacing))
+        identity = None if fused else self._identity(first)
         for k in starts:
             nodes = [path.node(k + int(sign) * i) for i in range(3)]
             if fused:
@@ -170,11 +170,11 @@ class Shooting:
 
     def _through_trace(self, path: Path, force: torch.Tensor) -> list[torch.Tensor]:
         """dE/dv (mm) at every stored velocity."""
-        if is_fused(path.velocities[0], force[0]):
+        if is_fused(path.velocities[0], force[0], ndim=len(self.spacing)):
             return self._through_fused_trace(path, force)
-        identity = identity_index(tuple(force.shape[2:]), force.device, force.dtype)
+        identity = self._identity(force)
         pushes = [torch.zeros_like(v) for v in path.velocities]
-        scale = _column(self.spacing, force)[0]
+        scale = _column(self.spacing, force)
         for number, k in reversed(list(enumerate(range(path.steps, 0, -2)))):
             distinct = [k, k - 1, k - 2] if len(pushes) > 1 else [0]
             with torch.enable_grad():
@@ -184,7 +184,7 @@ class Shooting:
                 end = trace_step(identity, start, nodes, -2 / path.steps)
                 force, *found = torch.autograd.grad(end, (start, *leaves), force)
             for i, push in zip(distinct, found):
-                pushes[i].add_(push[0] / scale)
+                pushes[i].add_((push / scale).view_as(pushes[i]))
         return pushes
 
     def _through_fused_trace(self, path: Path, force: torch.Tensor) -> list[torch.Tensor]:
@@ -214,8 +214,16 @@ class Shooting:
         pushes[-1] = ahead.sum(0)
         return pushes
 
+    def _batch(self, v: torch.Tensor) -> torch.Tensor:
+        """(d, *shape) with a batch axis; a batch as it is."""
+        return v if v.ndim == len(self.spacing) + 2 else v[None]
+
+    def _identity(self, v: torch.Tensor) -> torch.Tensor:
+        return identity_index(tuple(v.shape[-len(self.spacing) :]), v.device, v.dtype)
+
     def _voxels(self, v: torch.Tensor) -> torch.Tensor:
-        return (v[None] / _column(self.spacing, v[None])).detach()
+        v = self._batch(v)
+        return (v / _column(self.spacing, v)).detach()
 
 
 def trace_step(identity: torch.Tensor, u: torch.Tensor, nodes: list[torch.Tensor], dt: float) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Right-hand sides of momentum shooting, and their exact derivatives.
 
-Fields have no batch axis: m, v (d, *shape) with components x, y[, z] in mm along the grid's axes, pre-weights h (N, *shape).
+m, v (..., d, *shape) with components x, y[, z] in mm along the grid's axes, pre-weights h (..., N, *shape); axes before these are a
+batch's, for training.
 D_j is the fourth-order central difference along axis j of the field mirrored at the grid's faces; the divergence is -D_j^T, the
 negative of its exact adjoint. With that pair <m, v> is conserved by the semi-discrete equations whatever the borders do, and the backward
 pass of the bilinear right-hand side is the right-hand side again. 3-D float32 fields on the CPU take the fused kernels.
@@ -38,10 +39,15 @@ def _stencil(values: torch.Tensor, axis: int, spacing: float, parity: float) -> 
     return out.add_(extended.narrow(axis, 0, n), alpha=FAR / spacing)
 
 
-def is_fused(*fields: torch.Tensor) -> bool:
-    """Whether the fused kernels apply: (..., Z, Y, X), float32, CPU, at least 2 voxels per axis."""
+def is_fused(*fields: torch.Tensor, ndim: int = 3) -> bool:
+    """Whether the fused kernels apply: (C, Z, Y, X) without a batch, float32, CPU, at least 2 voxels per axis. ndim: of the grid."""
     plain = all(f.device.type == "cpu" and f.dtype == torch.float32 for f in fields)
-    return plain and fields[0].ndim == 4 and min(fields[0].shape[1:]) >= 2
+    return plain and ndim == 3 and fields[0].ndim == 4 and min(fields[0].shape[1:]) >= 2
+
+
+def each(field: torch.Tensor, ndim: int) -> tuple[torch.Tensor, ...]:
+    """The channels (components, or Gaussians) of (..., C, *shape), each (..., *shape)."""
+    return tuple(field.select(-1 - ndim, c) for c in range(field.shape[-1 - ndim]))
 
 
 def _fused(name: str, fields, spacing: Sequence[float], parities: str, *outputs: torch.Tensor) -> None:
@@ -58,30 +64,32 @@ def _fused(name: str, fields, spacing: Sequence[float], parities: str, *outputs:
 
 
 def coadjoint(m: torch.Tensor, v: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-    """-div(m (x) v) - (Dv)^T m: component i is sum_j D_j^T(m_i v_j) - sum_j m_j D_i v_j; (d, *shape)."""
-    if is_fused(m, v):
+    """-div(m (x) v) - (Dv)^T m: component i is sum_j D_j^T(m_i v_j) - sum_j m_j D_i v_j; (..., d, *shape)."""
+    d = len(spacing)
+    if is_fused(m, v, ndim=d):
         out = torch.empty(m.shape)
         _fused("coadjoint", (m, v), spacing, "eo", out)
         return out
     out = torch.zeros_like(m, memory_format=torch.contiguous_format)
-    for j in range(m.shape[0]):
+    for j, speed in enumerate(each(v, d)):
         axis = m.ndim - 1 - j
-        out.add_(adjoint(m * v[j], axis, spacing[j]))
-        out[j].sub_((m * difference(v, axis, spacing[j])).sum(0))
+        out.add_(adjoint(m * speed.unsqueeze(-1 - d), axis, spacing[j]))
+        each(out, d)[j].sub_((m * difference(v, axis, spacing[j])).sum(-1 - d))
     return out
 
 
 def along(v: torch.Tensor, w: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-    """(v . D) w - (w . D) v: the derivative of ``coadjoint`` with respect to m, transposed; (d, *shape)."""
-    if is_fused(v, w):
+    """(v . D) w - (w . D) v: the derivative of ``coadjoint`` with respect to m, transposed; (..., d, *shape)."""
+    d = len(spacing)
+    if is_fused(v, w, ndim=d):
         out = torch.empty(v.shape)
         _fused("along", (v, w), spacing, "e", out)
         return out
     out = torch.zeros_like(v, memory_format=torch.contiguous_format)
-    for j in range(v.shape[0]):
+    for j, (here, there) in enumerate(zip(each(v, d), each(w, d))):
         axis = v.ndim - 1 - j
-        out.addcmul_(v[j], difference(w, axis, spacing[j]))
-        out.addcmul_(w[j], difference(v, axis, spacing[j]), value=-1)
+        out.addcmul_(here.unsqueeze(-1 - d), difference(w, axis, spacing[j]))
+        out.addcmul_(there.unsqueeze(-1 - d), difference(v, axis, spacing[j]), value=-1)
     return out
 
 
@@ -113,26 +121,31 @@ class _Gradient(torch.autograd.Function):
 
 def carried_by(h, push, v, spacing: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """(sum_i push_i D h_i, -v . D h_i): the source of RDMM's momentum and the rate of its pre-weights."""
-    if is_fused(h, push, v):
+    d = len(spacing)
+    if is_fused(h, push, v, ndim=d):
         source, rate = torch.empty(v.shape), torch.empty(h.shape)
         _fused("carry", (h, push, v), spacing, "e", source, rate)
         return source, rate
     source, rate = torch.zeros_like(v), torch.zeros_like(h)
-    for j, s in enumerate(spacing):
-        slope = difference(h, h.ndim - 1 - j, s)
-        source[j] = (push * slope).sum(0)
-        rate.sub_(v[j] * slope)
+    for j, (own, speed) in enumerate(zip(each(source, d), each(v, d))):
+        slope = difference(h, h.ndim - 1 - j, spacing[j])
+        own.copy_((push * slope).sum(-1 - d))
+        rate.sub_(speed.unsqueeze(-1 - d) * slope)
     return source, rate
 
 
 def carried_back(push, v, wanted, rate, spacing: Sequence[float]) -> torch.Tensor:
     """dE/dh of ``carried_by`` from dE/dsource (wanted) and dE/drate: sum_j D_j^T(push_i wanted_j - rate_i v_j)."""
-    if is_fused(push, v, wanted, rate):
+    d = len(spacing)
+    if is_fused(push, v, wanted, rate, ndim=d):
         out = torch.empty(push.shape)
         _fused("carry_back", (push, v, wanted, rate), spacing, "o", out)
         return out
-    parts = (adjoint(push * wanted[j] - rate * v[j], push.ndim - 1 - j, s) for j, s in enumerate(spacing))
-    return sum(parts)
+    out = torch.zeros_like(push)
+    for j, pair in enumerate(zip(each(wanted, d), each(v, d))):
+        change, speed = (f.unsqueeze(-1 - d) for f in pair)
+        out.add_(adjoint(push * change - rate * speed, push.ndim - 1 - j, spacing[j]))
+    return out
 
 
 class _Carry(torch.autograd.Function):

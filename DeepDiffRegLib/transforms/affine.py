@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 from ..geometry.grid import Geometry
 from ..geometry.vector_fields import linear_field
+from ..registry import nearest
 from .base import Inverse, ResidualMm, Transform
-from .model import Adam, Model
+from .model import OPTIMIZERS, Adam, Model, Plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +91,23 @@ class LinearModel(Model):
     """Matrix maps x -> exp(sum_k theta_k G_k) about a fixed center, moved by Adam on the generators G_k.
 
     learning_rate: longest step in voxels of the level (root mean square over the grid), falling to a tenth of it along
-    ``decay_steps`` iterations of a level, so that it settles.
+    ``decay_steps`` iterations of a level, so that it settles. optimizer: ``adam``, or ``sgd`` for steps along the gradient of the
+    sum over voxels; a generator with a derivative of ``epsilon`` (or more) then goes a whole step. Where the gradient vanishes
+    it stays, while Adam enlarges what is left.
     """
 
-    def __init__(self, learning_rate: float = 0.5, decay_steps: int = 60, betas: tuple[float, float] = (0.8, 0.95)):
+    def __init__(
+        self,
+        learning_rate: float = 0.5,
+        decay_steps: int = 60,
+        betas: tuple[float, float] = (0.8, 0.95),
+        optimizer: str = "adam",
+        epsilon: float = 1.0,
+    ):
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer: unknown value {optimizer!r}{nearest(str(optimizer), OPTIMIZERS)}")
         self.learning_rate, self.decay_steps, self.betas = learning_rate, decay_steps, tuple(betas)
+        self.optimizer, self.epsilon = optimizer, epsilon
         self._map: AffineTransform | None = None
 
     def generators(self, ndim: int) -> np.ndarray:
@@ -111,7 +124,10 @@ class LinearModel(Model):
         voxel = float(np.prod(geometry.spacing_mm)) ** (1 / d)
         self._linear = self.generators(d) * (voxel / radius)
         self._shifts = np.eye(d) * voxel
-        self._adam = Adam(torch.zeros(d + len(self._linear), dtype=torch.float64), self.betas, epsilon=1e-3)
+        if self.optimizer == "adam":
+            self._steps = Adam(torch.zeros(d + len(self._linear), dtype=torch.float64), self.betas, epsilon=1e-3)
+        else:
+            self._steps = Plain(geometry.voxels / self.epsilon)
 
     def displacement(self) -> torch.Tensor:
         step = self._map.homogeneous - np.eye(self.geometry.ndim + 1)
@@ -121,8 +137,8 @@ class LinearModel(Model):
     def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
         force = force if prompt_force is None else force.add_(prompt_force)
         gradient = torch.from_numpy(np.concatenate(self._moments(force)))
-        decay = max(0.1, 1 - 0.9 * self._adam.steps / self.decay_steps)
-        theta = -self.learning_rate * decay * self._adam.direction(gradient).clamp(-1, 1).numpy()
+        decay = max(0.1, 1 - 0.9 * self._steps.steps / self.decay_steps)
+        theta = -self.learning_rate * decay * self._steps.direction(gradient).clamp(-1, 1).numpy()
         d = self.geometry.ndim
         generator = np.zeros((d + 1, d + 1))
         generator[:-1, -1] = theta[:d] @ self._shifts
@@ -167,10 +183,22 @@ def _rotations(ndim: int) -> np.ndarray:
 
 
 class RigidModel(LinearModel):
-    """Rotation and translation."""
+    """Rotation and translation. turns: False for translation alone."""
+
+    def __init__(
+        self,
+        learning_rate: float = 0.5,
+        decay_steps: int = 60,
+        betas: tuple[float, float] = (0.8, 0.95),
+        optimizer: str = "adam",
+        epsilon: float = 1.0,
+        turns: bool = True,
+    ):
+        super().__init__(learning_rate, decay_steps, betas, optimizer, epsilon)
+        self.turns = turns
 
     def generators(self, ndim: int) -> np.ndarray:
-        return _rotations(ndim)
+        return _rotations(ndim) if self.turns else np.zeros((0, ndim, ndim))
 
 
 class SimilarityModel(LinearModel):

@@ -152,7 +152,7 @@ class Smoother:
 
 
 class SmootherBank:
-    """Gaussian i on channel i of (N, d, *shape) vector fields. Arguments as in ``Smoother``.
+    """Gaussian i on channel i of (..., N, d, *shape) vector fields. Arguments as in ``Smoother``.
 
     Small grids go through all kernels at once, large ones one by one, since wide kernels need few modes.
     """
@@ -173,7 +173,8 @@ class SmootherBank:
         """K_i field_i."""
         if len(self._smoothers) == 1:
             return self._smoothers[0](fields)
-        return torch.cat([smooth(fields[i : i + 1]) for i, smooth in enumerate(self._smoothers)])
+        channel = fields.ndim - 2 - len(self._smoothers[0].shape)
+        return torch.cat([smooth(fields.narrow(channel, i, 1)) for i, smooth in enumerate(self._smoothers)], channel)
 
 
 def along_axes(field: torch.Tensor, matrices: Sequence[torch.Tensor], from_last: bool = True) -> torch.Tensor:

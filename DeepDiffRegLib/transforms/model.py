@@ -111,6 +111,18 @@ class Adam:
         return self.m / (1 - b1**self.steps) / root.add_(self.epsilon * root.max() + 1e-30)
 
 
+class Plain:
+    """Steps along the gradient times ``gain``, in the place of ``Adam``."""
+
+    def __init__(self, gain: float):
+        self.gain, self.steps = gain, 0
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient times the gain."""
+        self.steps += 1
+        return gradient * self.gain
+
+
 class FieldAdam:
     """Adam for vector fields: one second moment per voxel (of the vector's length), so directions are kept.
 
