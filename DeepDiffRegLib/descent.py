@@ -252,6 +252,9 @@ def term_force(term: ImageTerm, u: torch.Tensor, level: Level, derivative: str) 
 
 def _compare(similarity, fixed, moving, weight, u, matrix, derivative: str) -> tuple[float, torch.Tensor]:
     """Value and force of channels in single precision."""
+    found = similarity.pulled(fixed, moving, weight, u, matrix) if derivative == "pull" else None
+    if found is not None:
+        return found
     warped = warp(moving, u, matrix)
     value, residual = similarity.value_and_gradient(fixed, warped, weight)
     if derivative == "warped":

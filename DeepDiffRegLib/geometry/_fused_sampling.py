@@ -80,6 +80,25 @@ def warp(values, u, m, zeros, out):
 
 
 @njit(**OPTIONS)
+def warp_plane(values, u, m, zeros, out):
+    """``warp`` in 2-D: values (C, Y, X), u (2, y, x), m (2, 3)."""
+    channels, height, width = values.shape
+    ny, nx = u.shape[1:]
+    for y in prange(ny):
+        for x in range(nx):
+            px, py = F(x) + u[0, y, x], F(y) + u[1, y, x]
+            a = m[0, 0] * px + m[0, 1] * py + m[0, 2]
+            b = m[1, 0] * px + m[1, 1] * py + m[1, 2]
+            keep = F((not zeros) | (_inside(a, width) & _inside(b, height)))
+            i, fa = _weights(a, width)
+            j, fb = _weights(b, height)
+            for c in range(channels):
+                near = values[c, j, i] + fa * (values[c, j, i + 1] - values[c, j, i])
+                far = values[c, j + 1, i] + fa * (values[c, j + 1, i + 1] - values[c, j + 1, i])
+                out[c, y, x] = (near + fb * (far - near)) * keep
+
+
+@njit(**OPTIONS)
 def pull_gradient(values, u, m, residual, out):
     """out += sum_c residual[c] * d values[c](m (i + u)) / du, the exact derivative of the interpolant."""
     channels, depth, height, width = values.shape

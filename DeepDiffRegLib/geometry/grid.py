@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -90,14 +91,19 @@ class Geometry:
     @property
     def index_to_world(self) -> np.ndarray:
         """(d+1, d+1) homogeneous matrix from voxel indices (x, y, z order) to mm LPS."""
-        matrix = np.eye(self.ndim + 1)
-        matrix[:-1, :-1] = self.rotation * np.array(self.spacing_mm)
-        matrix[:-1, -1] = self.origin_mm
-        return matrix
+        return self._matrices[0].copy()
 
     @property
     def world_to_index(self) -> np.ndarray:
-        return np.linalg.inv(self.index_to_world)
+        return self._matrices[1].copy()
+
+    @cached_property
+    def _matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Solvers ask for them in every iteration."""
+        matrix = np.eye(self.ndim + 1)
+        matrix[:-1, :-1] = self.rotation * np.array(self.spacing_mm)
+        matrix[:-1, -1] = self.origin_mm
+        return matrix, np.linalg.inv(matrix)
 
     @property
     def center_mm(self) -> np.ndarray:

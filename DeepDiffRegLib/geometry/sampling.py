@@ -57,12 +57,13 @@ def warp(values: torch.Tensor, displacement: torch.Tensor, matrix: np.ndarray, p
     displacement: u, (1, d, *shape) in voxels of its own grid. matrix: (d, d+1), from that grid's voxels to voxels of
     ``values`` (``index_matrix`` makes it). Returns (1, C, *shape).
     """
-    if _is_fused(values, displacement):
+    if _is_fused(values, displacement, planes=True):
         from . import _fused_sampling as fused
 
         out = values.new_empty((1, values.shape[1], *displacement.shape[2:]))
         matrix32 = np.ascontiguousarray(matrix, dtype=np.float32)
-        fused.warp(_array(values), _array(displacement), matrix32, padding == "zeros", out[0].numpy())
+        kernel = fused.warp if values.ndim == 5 else fused.warp_plane
+        kernel(_array(values), _array(displacement), matrix32, padding == "zeros", out[0].numpy())
         return out
     return sample(values, warp_index(displacement, matrix), padding=padding)
 
@@ -155,12 +156,14 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach()[0].contiguous().numpy()
 
 
-def _is_fused(values: torch.Tensor, index: torch.Tensor) -> bool:
-    """Whether the fused kernels apply: one 3-D image, float32, CPU, axes of at least 2 voxels, nothing to differentiate."""
+def _is_fused(values: torch.Tensor, index: torch.Tensor, planes: bool = False) -> bool:
+    """Whether the fused kernels apply: one image, 3-D (or 2-D with ``planes``), float32, CPU, axes of at least 2 voxels, nothing to
+    differentiate."""
     tensors = (values, index)
     tracked = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-    return values.ndim == 5 and values.shape[0] == 1 and plain and not tracked and min(values.shape[2:]) > 1
+    fits = values.ndim == 5 or (planes and values.ndim == 4)
+    return fits and values.shape[0] == 1 and plain and not tracked and min(values.shape[2:]) > 1
 
 
 def _inside(index: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from ..geometry.grid import Geometry
 from ..geometry.pyramid import level_geometry, resample, resample_displacement
+from ..geometry.sampling import per_component, sample_points
 from ..networks.base import Prediction
 from ..networks.posterior import Posterior
 from ..regularization.diffusion import Diffusion
@@ -36,6 +37,12 @@ class Belief:
     def posterior(self) -> Posterior:
         """Mean and variance in the network's units."""
         return Posterior(self.prediction.field, self.prediction.log_variance, self.smoothing_voxels)
+
+    def spread_mm(self, points_mm: np.ndarray) -> np.ndarray:
+        """(N,) standard deviation of the velocity at (N, d) points of the fixed scan: root of the summed variances, mm."""
+        length = np.array(self.grid.spacing_mm) * self.prediction.unit_voxels
+        variance = self.prediction.log_variance.exp() * per_component(np.square(length), self.prediction.log_variance)
+        return np.sqrt(sample_points(variance.sum(1, keepdim=True), self.geometry, points_mm, "border")[:, 0])
 
     def prior(self, fixed: Geometry, image_sigma: float, precision: float | None = None) -> VelocityPrior:
         """The belief on a grid parallel to ``fixed``, weighed against scans whose noise has s.d. ``image_sigma``.
@@ -111,6 +118,7 @@ class LevelPrior:
 
 
 def prediction_geometry(prediction: Prediction, grid: Geometry) -> Geometry:
-    """Grid of the fields of a prediction made on ``grid``: their first points coincide."""
+    """Grid of the fields of a prediction made on ``grid``."""
     spacing = tuple(h * r for h, r in zip(grid.spacing_mm, prediction.spacing_voxels))
-    return Geometry(prediction.field.shape[:1:-1], spacing, grid.origin_mm, grid.direction)
+    origin = grid.to_world(np.full((1, grid.ndim), prediction.offset_voxels))[0]
+    return Geometry(prediction.field.shape[:1:-1], spacing, tuple(float(v) for v in origin), grid.direction)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import ConfigError, InputError
+from ..networks.files import model_path
 from ..networks.weights import ModelCard
 from ..registry import Registry
 
 
-def model_file(config: Config) -> str | Path:
-    """``config.model``; ``ConfigError`` when there is none."""
+def model_file(config: Config) -> Path:
+    """The file of ``config.model``; ``ConfigError`` when there is none, ``InputError`` for a name that nobody knows."""
     if config.model is None:
         raise ConfigError(f"method {config.method!r} needs a model file: --model FILE.safetensors")
-    return config.model
+    return model_path(config.model)
 
 
 def check_fit(card: ModelCard, config: Config, ndim: int, networks: Registry, otherwise: str) -> None:

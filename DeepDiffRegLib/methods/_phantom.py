@@ -143,7 +143,7 @@ def _linear_fields(model: Model, like: torch.Tensor) -> torch.Tensor:
     center = per_component([(n - 1) / 2 for n in like.shape[:1:-1]], like)[0]
     axes = model.geometry.index_to_world[:-1, :-1]
     turns = [np.linalg.solve(axes, generator @ axes) for generator in model.generators(d)]
-    turns = torch.as_tensor(np.array(turns), dtype=like.dtype, device=like.device)
+    turns = torch.as_tensor(np.reshape(turns, (-1, d, d)), dtype=like.dtype, device=like.device)
     radius = float(max(like.shape[2:])) / 2
     linear = torch.einsum("kij,j...->ki...", turns, (index - center) / radius)
     shifts = torch.eye(d, dtype=like.dtype, device=like.device).reshape(d, d, *(1,) * d).expand(d, *index.shape)

@@ -6,9 +6,12 @@ with the solver at once. The network was trained through that solver (``implicit
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import torch
 
 from ..config import Config, Schedule
+from ..data.image import Image
 from ..data.pair import Prompts
 from ..errors import ConfigError
 from ..geometry.pyramid import FINE_ENOUGH, Pyramid
@@ -16,6 +19,7 @@ from ..networks import FEATURES
 from ..networks.weights import Model, load_model
 from ..problem import Problem, has_half
 from ..progress import Progress, Step
+from ..prompts.masks import MaskPrompt
 from ..result import Status
 from ..similarity import SIMILARITIES
 from ..similarity.base import Similarity
@@ -27,6 +31,30 @@ STAGE = "features"
 SHARE = 0.2
 """Of the stage's progress, when the features have to be computed."""
 KEPT = "features"
+Both = tuple[Pyramid, Pyramid]
+"""Features of the fixed and of the moving scan, equally many resolutions."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Features that serve again: of which model (name, hash of its weights, half precision), masks and finest stride."""
+
+    model: tuple[str, str, bool]
+    masks: MaskPrompt
+    finest: int
+    both: Both
+
+    def serves(self, name: str, half: bool, masks: MaskPrompt) -> bool:
+        """Whether these are the features of that model inside these masks."""
+        return (self.model[0], self.model[2]) == (name, half) and alike(self.masks, masks)
+
+
+def features_at_hand(problem: Problem, config: Config) -> Both | None:
+    """What a run of ``config`` compared, None where it was no run on features or they are those of another model or mask."""
+    kept = problem.cache.get(KEPT)
+    if config.method != "dio" or kept is None or not kept.serves(config.model, _half(config), problem.masks):
+        return None
+    return kept.both
 
 
 class DIO(Iterative):
@@ -64,21 +92,44 @@ class DIO(Iterative):
         problem = replace(problem, features=self._kept(problem, config, finest))
         return super().solve(problem, config, start, prompts, progress, schedule, span)
 
+    def features(self, problem: Problem, config: Config) -> Both:
+        """The features that runs of ``config`` compare, computed where they are not at hand."""
+        finest = finest_stride(problem, config.schedule, self._model)
+        if self._kept(problem, config, finest) is None:
+            self._keep(problem, config, finest)
+        return self._kept(problem, config, finest)
+
     def _keep(self, problem: Problem, config: Config, finest: int) -> None:
-        half = config.half_precision and has_half(config.similarity, learned=True)
-        network = self._model.network.to(problem.device)
-        model = replace(self._model, network=network)
-        images = (problem.pair.fixed, problem.pair.moving)
-        both = tuple(scan_features(image, model, problem.device, finest, half) for image in images)
-        problem.cache[KEPT] = (self._identity(config), finest, both)
+        half, pair, masks = _half(config), problem.pair, problem.masks
+        problem.cache.pop(KEPT, None)  # before the new ones need its room
+        model = replace(self._model, network=self._model.network.to(problem.device))
+        shown = ((pair.fixed, masks.fixed_weight), (pair.moving, masks.moving_weight))
+        both = tuple(
+            scan_features(image, model, problem.device, finest, half, weight(image.geometry)) for image, weight in shown
+        )
+        problem.cache[KEPT] = Kept((config.model, model.card.sha256, half), masks, finest, both)
 
-    def _kept(self, problem: Problem, config: Config, finest: int) -> tuple[Pyramid, Pyramid] | None:
-        identity, known, both = problem.cache.get(KEPT, ("", finest, None))
-        return both if identity == self._identity(config) and known <= finest else None
+    def _kept(self, problem: Problem, config: Config, finest: int) -> Both | None:
+        kept = problem.cache.get(KEPT)
+        current = kept is not None and kept.serves(config.model, _half(config), problem.masks)
+        return kept.both if current and kept.model[1] == self._model.card.sha256 and kept.finest <= finest else None
 
-    def _identity(self, config: Config) -> str:
-        half = config.half_precision and has_half(config.similarity, learned=True)
-        return f"{self._model.card.sha256} {half}"
+
+def alike(masks: MaskPrompt, others: MaskPrompt) -> bool:
+    """Whether both leave out the same voxels; masks are often sent anew with every update."""
+    return (masks.exclude_fixed, masks.exclude_moving) == (others.exclude_fixed, others.exclude_moving) and all(
+        _same(a, b) for a, b in ((masks.fixed, others.fixed), (masks.moving, others.moving))
+    )
+
+
+def _same(a: Image | None, b: Image | None) -> bool:
+    if a is None or b is None or a is b:
+        return a is b
+    return a.geometry == b.geometry and a.kind == b.kind and torch.equal(a.tensor, b.tensor)
+
+
+def _half(config: Config) -> bool:
+    return config.half_precision and has_half(config.similarity, learned=True)
 
 
 def finest_stride(problem: Problem, schedule: Schedule, model: Model) -> int:

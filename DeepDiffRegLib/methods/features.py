@@ -10,7 +10,7 @@ from ..geometry.grid import Geometry
 from ..geometry.pyramid import Pyramid, level_geometry, strided, turned_to
 from ..networks.base import FeatureNetwork
 from ..networks.weights import CanonicalGrid, Model
-from ._scans import as_trained, on_grid
+from ._scans import as_trained, filled, on_grid
 
 MOST_REFINED = 3.0
 """Thick slices are refined so many times at most where a model wants its own spacing."""
@@ -32,17 +32,29 @@ def network_grid(geometry: Geometry, canonical: CanonicalGrid | None) -> Geometr
 
 def feature_images(scan: torch.Tensor, grid: Geometry, network: FeatureNetwork, finest: int = 1) -> Pyramid:
     """Features of (1, 1, *grid.shape) in [0, 1] for every stride of at least ``finest``; differentiable in the weights."""
-    images = network(scan, finest)
-    grids = [strided(grid, s, network.offset_voxels(s)) for s in network.strides if s >= finest]
-    return Pyramid(tuple(zip(images, grids)))
+    return Pyramid(tuple(zip(network(scan, finest), feature_grids(grid, network, finest))))
+
+
+def feature_grids(grid: Geometry, network: FeatureNetwork, finest: int = 1) -> tuple[Geometry, ...]:
+    """Where the features of a scan on ``grid`` lie, for every stride of at least ``finest``, coarse to fine."""
+    return tuple(strided(grid, s, network.offset_voxels(s)) for s in network.strides if s >= finest)
 
 
 def scan_features(
-    image: Image, model: Model, device: torch.device | str = "cpu", finest: int = 1, half: bool = False
+    image: Image,
+    model: Model,
+    device: torch.device | str = "cpu",
+    finest: int = 1,
+    half: bool = False,
+    weight: torch.Tensor | None = None,
 ) -> Pyramid:
-    """Features of a scan as the model's card wants it to be shown; nothing is differentiated. half: keep them in 16 bits."""
+    """Features of a scan as the model's card wants it to be shown; nothing is differentiated. half: keep them in 16 bits.
+
+    weight: of its mask, (1, 1, *shape) on its grid; what lies outside is filled from inside, so that no feature sees a border.
+    """
     grid = network_grid(image.geometry, model.card.canonical)
-    scan = as_trained(on_grid(image.to(device), grid, np.eye(grid.ndim + 1)), model.card.preprocessing)
+    shown = filled(image, weight).to(device)
+    scan = as_trained(on_grid(shown, grid, np.eye(grid.ndim + 1)), model.card.preprocessing)
     with torch.no_grad():
         pyramid = feature_images(scan, grid, model.network, finest)
     return Pyramid(tuple((f.half(), g) for f, g in pyramid.images)) if half else pyramid

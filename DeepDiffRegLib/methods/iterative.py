@@ -68,6 +68,9 @@ class Iterative:
                 "a model is used by methods 'feedforward' and 'dio' only; choose one, or leave the model out"
             )
 
+    def better_start(self, problem: Problem, config: Config) -> None:
+        """Nothing here makes the affine start's first guess better."""
+
     def solve(
         self,
         problem: Problem,

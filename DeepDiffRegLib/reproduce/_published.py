@@ -20,6 +20,7 @@ FOLDER = "voxelmorph_reference"
 WEIGHTS, SCAN = f"{FOLDER}/miccai2018_10_02_init1.h5", f"{FOLDER}/test_scan.npz"
 OTHERS = "brain_malf/*_SS.nii.gz"
 """Skull-stripped brains that serve where the authors' example scan is missing."""
+SLICES = "oasis_2d_mermaid/oasis2d_*.nrrd"
 
 
 def data_folder() -> Path | None:
@@ -66,3 +67,14 @@ def brain() -> Image:
     if not others:
         raise InputError(f"a brain scan is needed: set {VARIABLE} to a folder with {SCAN} or {OTHERS}")
     return read_image(others[0])
+
+
+def slices(count: int, experiment: str) -> list[Image]:
+    """The first ``count`` 2-D slices of brains among the data. ``InputError`` in one line when there are fewer."""
+    folder = data_folder()
+    files = [] if folder is None else sorted(folder.glob(SLICES))
+    if len(files) < count:
+        raise InputError(
+            f"{experiment} needs {count} slices of brains: set {VARIABLE} to a folder with {SLICES} (found {len(files)})"
+        )
+    return [read_image(path, ndim=2) for path in files[:count]]

@@ -288,5 +288,6 @@ def draw_sweep(rows: dict[float, Measured], start: Measured, path: Path) -> Path
         axes.axvspan(*GOOD, color="tab:green", alpha=0.1)
         axes.set_title(f"{title} (before: {value(start):.3g})", fontsize=9)
         axes.set_xlabel("sigma_s (mm)")
+    panels[0, 3].set_ylim(bottom=0)
     panels[0, 0].legend(fontsize=7)
     return save(figure, path)

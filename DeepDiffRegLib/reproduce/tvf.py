@@ -47,7 +47,7 @@ class Plan:
     size: int = 64
     shapes: int = 300
     pairs: int = 50
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 2
     learning_rate: float = 1e-3
     seed: int = 2018
@@ -251,10 +251,12 @@ def draw_pairs(views: dict[str, View], path: Path) -> Path:
 
 
 def draw_velocities(view: View, path: Path) -> Path:
-    """How long the velocities of every time step are, in pixels per step."""
+    """How long the velocities of every time step are, in pixels per step, all on one scale."""
     figure, axes = canvas(1, len(view.velocities), 2.0, 2.2)
-    for panel, number, velocity in zip(axes[0], range(1, 1 + len(view.velocities)), view.velocities):
-        scaled(figure, panel, 2 * np.linalg.norm(velocity, axis=0), f"|v_{number}|", vmin=0.0)
+    lengths = [2 * np.linalg.norm(velocity, axis=0) for velocity in view.velocities]
+    most = max(float(length.max()) for length in lengths)
+    for panel, number, length in zip(axes[0], range(1, 1 + len(lengths)), lengths):
+        scaled(figure, panel, length, f"|v_{number}| (pixels)", vmin=0.0, vmax=most)
     return save(figure, path)
 
 

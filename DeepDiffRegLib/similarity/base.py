@@ -43,6 +43,20 @@ class Similarity(ABC):
         of the returned mean and has ``warped``'s shape.
         """
 
+    def pulled(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        weight: torch.Tensor | None,
+        displacement: torch.Tensor,
+        matrix: np.ndarray,
+    ) -> tuple[float, torch.Tensor] | None:
+        """Value and force dE/du at ``sampling.warp(moving, displacement, matrix)`` in one pass; None where it has to be warped first.
+
+        The force is (1, d, *shape), as of ``sampling.pull_gradient``.
+        """
+        return None
+
     def value(self, fixed: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor | None = None) -> float:
         return self.value_and_gradient(fixed, warped, weight)[0]
 

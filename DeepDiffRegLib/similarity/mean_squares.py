@@ -54,3 +54,26 @@ class MeanSquares(Similarity):
     def value_and_gradient(self, fixed, warped, weight=None):
         check_pair("MeanSquares.value_and_gradient", fixed, warped, weight)
         return mean_squares(fixed, warped, weight)
+
+    def pulled(self, fixed, moving, weight, displacement, matrix):
+        """For several channels that lie side by side in memory (``channels_last``)."""
+        tensors = (fixed, moving)
+        if not (runs_fused(fixed, moving) and fixed.shape[1] > 1 and all(map(side_by_side, tensors))):
+            return None
+        if displacement.dtype != torch.float32 or min(moving.shape[2:]) < 2:
+            return None
+        from . import _pulled_fused as fused
+
+        kernel = fused.volume if fixed.ndim == 5 else fused.plane
+        there, values = (t.detach()[0].movedim(0, -1).numpy() for t in tensors)
+        weights = np.empty((0,) * (fixed.ndim - 2), np.float32) if weight is None else weight[0, 0].contiguous().numpy()
+        u, single = displacement.detach()[0].contiguous().numpy(), np.ascontiguousarray(matrix, dtype=np.float32)
+        force = torch.empty_like(displacement, memory_format=torch.contiguous_format, requires_grad=False)
+        total = float(kernel(values, there, weights, weight is not None, u, single, force[0].numpy()))
+        mass = (float(fixed[0, 0].numel()) if weight is None else float(weight.sum())) * fixed.shape[1]
+        return (total / mass, force.mul_(2.0 / mass)) if mass > 0 else (0.0, force.zero_())
+
+
+def side_by_side(image: torch.Tensor) -> bool:
+    """Whether the channels of (1, C, *shape) are the fastest axis in memory."""
+    return image.movedim(1, -1).is_contiguous()

@@ -5,26 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
-from ..networks.base import Network, Prediction
+from ..networks.base import Prediction, Stored
 from .mapping import Mapping, warped
 
 Batch = dict[str, torch.Tensor]
 """Tensors whose first axis is the pair: ``moving``, ``fixed`` (B, 1, *shape) in [0, 1], optionally ``moving_labels``,
 ``fixed_labels`` (B, 1, *shape, integers) and the surfaces of ``field_losses.Surface``; ``row``: number within the step."""
-Ask = Callable[[torch.Tensor, torch.Tensor], Prediction]
-"""The network in training: (moving, fixed) to its prediction in float32. Other names for calling it would miss the precision
-and the devices that were asked for."""
-EVERY_KIND = ("displacement", "velocity", "time_varying")
+Ask = Callable[..., Any]
+"""The network in training: what it is called with, such as (moving, fixed), to what it says, in float32. Other names for calling
+it would miss the precision and the devices that were asked for."""
+EVERY_KIND = ("displacement", "velocity", "time_varying", "momentum", "affine")
 
 
 class Task(Protocol):
     """What is trained. The loop owns the order, the optimizer and the files; a task says what a step sees and how it is judged."""
 
-    network: Network
+    network: Stored
     patch: tuple[int, ...] | None
     """Size (tensor order) of the boxes that batches are cut to; the loop restores it when a run is continued."""
 
@@ -70,11 +70,14 @@ class Deformed:
 class Loss(ABC):
     """One term of the energy: mean over the pairs of a batch, a scalar tensor that tracks gradients.
 
-    kinds: the predictions it can judge. probabilistic: whether it needs a variance. needs: keys of the batch.
+    kinds: the predictions it can judge. probabilistic: whether it needs a variance; local: local weights of the kernels. needs: keys
+    of the batch. both_ways: whether it judges a batch whose second half is the first with exchanged roles.
     """
 
     kinds: ClassVar[tuple[str, ...]] = EVERY_KIND
     probabilistic: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    both_ways: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import Choice, build, choices
+from ..config import Choice, build, choice, choices
 from ..errors import ConfigError, InputError
-from ..networks import NETWORKS
+from ..methods.implicit import Layer
+from ..networks import FEATURES, network_class
 from ..networks.weights import CanonicalGrid, Intensities
 from ..registry import nearest
 from ..transforms.integrate import INTEGRATORS
+from .feature_task import Curriculum
 from .options import FitOptions
 
 MODES = ("all", "atlas", "pairs")
@@ -25,7 +27,8 @@ class NetworkChoice:
     """name: registered network. variant: its named architecture (None: the first). architecture: values that differ from it.
 
     start_from: a trained model of the same architecture whose weights to start from. integrator, integration_steps: of stationary
-    velocities while training (None chooses the steps).
+    velocities while training (None chooses the steps); of a momentum the time steps alone. looks: how often the network sees a
+    pair, from the second time on through the map so far; from step ``looks_from`` of the training on, before that once.
     """
 
     name: str = "voxelmorph-diff"
@@ -34,10 +37,16 @@ class NetworkChoice:
     start_from: str | None = None
     integrator: str = "scaling_squaring"
     integration_steps: int | None = None
+    looks: int = 1
+    looks_from: int = 0
 
     def __post_init__(self):
-        NETWORKS[self.name]
+        network_class(self.name)
         INTEGRATORS[self.integrator]
+        for name, least in (("looks", 1), ("looks_from", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"network.{name} must be a whole number of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -122,15 +131,29 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything a training needs; with the same seed and threads it gives the same network. licence: of the weights, for the
-    model card."""
+    """Everything a training needs; with the same seed and threads it gives the same network.
+
+    layer, curriculum: of networks that give features, which are trained through the solver (None: the defaults); of no others.
+    licence: of the weights, for the model card.
+    """
 
     data: Data
     network: NetworkChoice = field(default_factory=NetworkChoice)
+    layer: Layer | None = None
+    curriculum: Curriculum | None = None
     losses: tuple[Choice, ...] = (Choice("lncc"), Choice("diffusion"))
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimization: FitOptions = field(default_factory=FitOptions)
     licence: str = "not stated"
+
+    def __post_init__(self):
+        for name, kind in (("layer", Layer), ("curriculum", Curriculum)):
+            if self.network.name in FEATURES:
+                object.__setattr__(self, name, getattr(self, name) or kind())
+            elif getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name}: belongs to networks that give features ({', '.join(FEATURES)}); {self.network.name!r} predicts a map"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default spelled out."""
@@ -144,11 +167,11 @@ class TrainingConfig:
         return build(cls, values, "training config", _CONVERTERS)
 
 
-def _object_of(cls):
-    """None, or the object of ``cls`` that JSON values describe."""
+def _object_of(cls, name: str = ""):
+    """None, or the object of ``cls`` that JSON values describe. name: of its key, for messages."""
 
     def convert(value):
-        return None if value is None else build(cls, value, cls.__name__, {})
+        return None if value is None else build(cls, value, name or cls.__name__, _CONVERTERS)
 
     return convert
 
@@ -156,6 +179,10 @@ def _object_of(cls):
 _CONVERTERS = {
     (TrainingConfig, "data"): Data,
     (TrainingConfig, "network"): NetworkChoice,
+    (TrainingConfig, "layer"): _object_of(Layer, "layer"),
+    (TrainingConfig, "curriculum"): _object_of(Curriculum, "curriculum"),
+    (Layer, "transform"): choice,
+    (Layer, "regularization"): choices,
     (TrainingConfig, "losses"): choices,
     (TrainingConfig, "augmentation"): Augmentation,
     (TrainingConfig, "optimization"): FitOptions,

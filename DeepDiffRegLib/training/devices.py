@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 
 from ..device import choose_device
 from ..errors import InputError
-from ..networks.base import Prediction
 from .base import Batch, Task
 from .options import FitOptions
 
@@ -24,7 +24,9 @@ def make_fabric(options: FitOptions):
     devices: Any = options.devices
     if device.type == "cuda" and device.index is not None and options.devices == 1:
         devices = [device.index]
-    strategy = "auto" if options.devices == 1 else "ddp"
+    strategy = (
+        "auto" if options.devices == 1 else "ddp_find_unused_parameters_true"
+    )  # finer scales of features join later
     return Fabric(accelerator=device.type, devices=devices, strategy=strategy, precision="32-true")
 
 
@@ -43,12 +45,21 @@ class LossModule(torch.nn.Module):
     def forward(self, batch: Batch, step: int):
         return self.task.loss(self.ask, batch, step)
 
-    def ask(self, moving: torch.Tensor, fixed: torch.Tensor) -> Prediction:
-        with torch.autocast(moving.device.type, torch.bfloat16, enabled=self.half):
-            found = self.network(moving, fixed)
-        variance = None if found.log_variance is None else found.log_variance.float()
-        fields = tuple(f if f.dtype == torch.float64 else f.float() for f in found.fields)
-        return Prediction(fields, found.kind, found.unit_voxels, found.spacing_voxels, variance)
+    def ask(self, *scans: torch.Tensor, **options) -> Any:
+        with torch.autocast(scans[0].device.type, torch.bfloat16, enabled=self.half):
+            found = self.network(*scans, **options)
+        return in_single(found)
+
+
+def in_single(found: Any) -> Any:
+    """What a network says (tensors, tuples and dataclasses of them) with its 16-bit numbers in 32."""
+    if isinstance(found, torch.Tensor):
+        return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
+    if isinstance(found, tuple):
+        return tuple(in_single(part) for part in found)
+    if is_dataclass(found):
+        return replace(found, **{f.name: in_single(getattr(found, f.name)) for f in fields(found)})
+    return found
 
 
 def is_memory_error(error: BaseException) -> bool:

@@ -8,6 +8,8 @@ from ..errors import ConfigError
 from ..similarity.base import Similarity
 from ..similarity.lncc import LNCC
 from ..similarity.mean_squares import MeanSquares
+from ..similarity.mk_lncc import MultiKernelLNCC
+from ..similarity.ncc import NCC
 from .base import Deformed, Loss
 
 SCALINGS = {"released": 1.0, "paper": 0.5}
@@ -43,6 +45,20 @@ class LNCCLoss(ImageLoss):
 
     def __init__(self, radius_voxels: int = 4, epsilon: float = 1e-5, symmetric: bool = False):
         super().__init__(LNCC(radius_voxels, epsilon), symmetric=symmetric)
+
+
+class NCCLoss(ImageLoss):
+    """1 - correlation of the whole scans (``similarity.ncc``)."""
+
+    def __init__(self, symmetric: bool = False):
+        super().__init__(NCC(), symmetric=symmetric)
+
+
+class MultiKernelLoss(ImageLoss):
+    """1 - local correlation in windows of several sizes, which follow from the scan's (``similarity.mk_lncc``)."""
+
+    def __init__(self, symmetric: bool = False):
+        super().__init__(MultiKernelLNCC(), symmetric=symmetric)
 
 
 def compared(warped: torch.Tensor, fixed: torch.Tensor, similarity: Similarity) -> torch.Tensor:

@@ -11,20 +11,21 @@ import torch
 
 from ..data.atomic import write_aside
 from ..errors import ConfigError, InputError
-from ..networks import NETWORKS
-from ..networks.base import Network
+from ..networks import FEATURES, NETWORKS, network_class
+from ..networks.base import Stored
 from ..networks.weights import ModelCard, load_model, save_model
 from ..progress import Progress
 from .checkpoint import has_checkpoint
 from .config import TrainingConfig
 from .dataset import PairSource
 from .devices import first_process, make_fabric
+from .feature_task import FeatureTask, check_features
 from .loop import Fitted, fit
 from .preparation import Prepared, prepare
 from .scans import ScanList, list_scans
 from .streams import torch_seed
-from .tasks import PairTask, Term, make_terms
-from .validation import judged
+from .tasks import DrawnTask, PairTask, Term, make_terms
+from .validation import judged, judged_maps
 
 CONFIG, MODEL, CACHE = "config.json", "model.safetensors", "cache"
 MAY_CHANGE = ("device", "devices", "log_every", "checkpoint_every", "patience", "tensorboard", "accumulate", "steps")
@@ -56,7 +57,7 @@ def train(
     needs = {key for term in terms for key in term.loss.needs}
     labels, surfaces = "fixed_labels" in needs, "fixed_points" in needs
     scans = list_scans(config.data, config.optimization.seed, labels, surfaces)
-    _check_folder(config, outdir, resume)
+    check_folder(config, outdir, resume)
     prepared = prepare(scans, config.data, outdir / CACHE, progress, surfaces, network.architecture.ndim)
     source = PairSource(prepared, scans, config.data, config.augmentation, config.optimization.seed, labels, surfaces)
     task = _task(config, network, terms, source, prepared)
@@ -70,10 +71,10 @@ def train(
     return Trained(fitted, outdir / MODEL, card)
 
 
-def make_network(config: TrainingConfig) -> Network:
+def make_network(config: TrainingConfig) -> Stored:
     """With random weights from the seed, or those of ``start_from``."""
     wanted = config.network
-    kind = NETWORKS.load(wanted.name)
+    kind = network_class(wanted.name)
     variant = kind.variant(wanted.variant)
     architecture = type(variant).from_dict({**variant.to_dict(), **wanted.architecture})
     torch.manual_seed(torch_seed(config.optimization.seed))
@@ -88,11 +89,15 @@ def make_network(config: TrainingConfig) -> Network:
     return network
 
 
-def check_fit(config: TrainingConfig, network: Network, terms: tuple[Term, ...]) -> None:
+def check_fit(config: TrainingConfig, network: Stored, terms: tuple[Term, ...]) -> None:
     """Refuse choices that contradict each other."""
     surfaces = any(term.name == "surface" for term in terms)
     if surfaces and (config.augmentation.moves or config.data.patch):
         raise ConfigError("loss 'surface' allows neither patches nor augmentation by rotation, scale or shift")
+    if config.data.patch is not None and not network.local_reach:
+        raise ConfigError(f"data.patch: a {config.network.name} needs whole scans, its lengths are shares of the grid")
+    if config.network.looks > 1 and any(term.name == "kl" for term in terms):
+        raise ConfigError("network.looks: a velocity drawn for the loss 'kl' is looked at once; set looks to 1")
     patch, whole = config.data.patch, network.multiple
     if patch is not None and (len(patch) != network.architecture.ndim or any(n % whole or n <= 0 for n in patch)):
         raise ConfigError(f"data.patch must be multiples of {whole}, one per axis, got {patch}")
@@ -101,6 +106,8 @@ def check_fit(config: TrainingConfig, network: Network, terms: tuple[Term, ...])
         raise ConfigError("optimization.patience needs validate_every: early stop is decided by validation")
     if config.data.batch % options.devices:
         raise ConfigError(f"data.batch must be a multiple of {options.devices} devices, got {config.data.batch}")
+    if config.network.name in FEATURES:
+        check_features(network, terms, config.layer, config.curriculum)
 
 
 def make_card(
@@ -117,6 +124,12 @@ def make_card(
     seen = f"{about}; {len(scans.of('train'))} scans trained on, {held_out} held out, mode {data.mode}"
     losses = ", ".join(f"{t.name} x {t.weight:g}" for t in terms)
     notes = [f"{fitted.step} steps of {data.batch} pairs; losses {losses}", *fitted.notes]
+    if config.layer is not None:
+        iterations = " ".join(map(str, config.layer.iterations))
+        notes.insert(
+            1,
+            f"through the solver with transform {config.layer.transform.name}, {iterations} iterations, coarse to fine",
+        )
     return ModelCard(
         config.network.name,
         {},
@@ -128,23 +141,57 @@ def make_card(
         config.optimization.seed,
         prior,
         "; ".join(notes),
+        looks=config.network.looks,
     )
 
 
 def _task(
-    config: TrainingConfig, network: Network, terms: tuple[Term, ...], source: PairSource, prepared: Prepared
-) -> PairTask:
-    chosen, spacing = config.network, prepared.grid.spacing_mm
+    config: TrainingConfig, network: Stored, terms: tuple[Term, ...], source: PairSource, prepared: Prepared
+) -> DrawnTask:
+    patch = None if config.data.patch is None else config.data.patch[::-1]
+    make = next(make for table, make in TASKS if config.network.name in table)
+    return make(config, network, terms, source, prepared.grid.spacing_mm, patch)
+
+
+def _pair_task(config: TrainingConfig, network, terms, source: PairSource, spacing_mm, patch) -> PairTask:
+    chosen = config.network
     ways = (chosen.integrator, chosen.integration_steps)
 
     def validate() -> dict[str, float]:
-        return judged(network, source.held_out(), spacing, *ways) if source.held_out_numbers() else {}
+        return judged(network, source.held_out(), spacing_mm, *ways, chosen.looks) if source.held_out_numbers() else {}
 
-    patch = None if config.data.patch is None else config.data.patch[::-1]
-    return PairTask(network, terms, source, validate, config.optimization.seed, *ways, patch)
+    return PairTask(
+        network,
+        terms,
+        source,
+        validate,
+        config.optimization.seed,
+        *ways,
+        patch,
+        spacing_mm,
+        chosen.looks,
+        chosen.looks_from,
+    )
 
 
-def _check_folder(config: TrainingConfig, outdir: Path, resume: bool) -> None:
+def _feature_task(config: TrainingConfig, network, terms, source: PairSource, spacing_mm, patch) -> FeatureTask:
+    def validate() -> dict[str, float]:
+        device = next(network.parameters()).device
+        return judged_maps(task.found, source.held_out(), spacing_mm, device) if source.held_out_numbers() else {}
+
+    options, seed = config.curriculum, config.optimization.seed
+    task = FeatureTask(
+        network, terms, source, config.layer, validate, seed, options.joins, options.one_sided, options.gradual, options.clamp,
+        spacing_mm, patch,
+    )  # fmt: skip
+    return task
+
+
+TASKS = ((NETWORKS, _pair_task), (FEATURES, _feature_task))
+"""How networks of a table are trained."""
+
+
+def check_folder(config: Any, outdir: Path, resume: bool) -> None:
     """Write the configuration into a new folder, or compare it with that of the run to be resumed."""
     if not first_process():
         return

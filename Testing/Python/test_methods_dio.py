@@ -21,10 +21,11 @@ from DeepDiffRegLib.errors import ConfigError, InputError
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.vector_fields import jacobian_determinant
 from DeepDiffRegLib.methods import dio, features
+from DeepDiffRegLib.methods._scans import filled
 from DeepDiffRegLib.methods.features import network_grid, scan_features
 from DeepDiffRegLib.networks import FEATURES, NETWORKS
 from DeepDiffRegLib.networks.base import Architecture, FeatureNetwork
-from DeepDiffRegLib.networks.weights import CanonicalGrid, Intensities, Model, ModelCard, save_model
+from DeepDiffRegLib.networks.weights import CanonicalGrid, Intensities, Model, ModelCard, load_model, save_model
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.result import Status
 from DeepDiffRegLib.session import RegistrationSession
@@ -81,7 +82,7 @@ def card(network: str = "unet", ndim: int = 3, **changes) -> ModelCard:
 def identity(monkeypatch) -> str:
     """A model file that gives the scan itself."""
     monkeypatch.setattr(dio, "load_model", lambda path, *_: Model(Identity().eval(), card(sha256="identity")))
-    return "identity.safetensors"
+    return "models/identity.safetensors"
 
 
 def untrained(tmp_path, name: str = "unet-e", ndim: int = 3, **changes) -> str:
@@ -197,11 +198,11 @@ def test_only_the_resolutions_that_are_looked_at_are_computed(tmp_path):
     model = untrained(tmp_path)
     session = RegistrationSession(pair(), config(model, schedule=Schedule((4, 2), (3, 3), minimum_size=6)))
     session.run()
-    (_, finest, (fixed, _)) = session.problem.cache[dio.KEPT]
-    assert finest == 2 and [i.shape[2:] for i, _ in fixed.images] == [(7,) * 3, (14,) * 3]
+    kept = session.problem.cache[dio.KEPT]
+    assert kept.finest == 2 and [i.shape[2:] for i, _ in kept.both[0].images] == [(7,) * 3, (14,) * 3]
     session.configure(config(model, schedule=Schedule((1,), (2,))))
     session.run()
-    assert session.problem.cache[dio.KEPT][1] == 1
+    assert session.problem.cache[dio.KEPT].finest == 1
 
 
 def test_half_precision_gives_nearly_the_same(tmp_path):
@@ -212,7 +213,7 @@ def test_half_precision_gives_nearly_the_same(tmp_path):
         session = RegistrationSession(pair(), config(model, half_precision=half))
         session.run()
         found.append(moved(session, points))
-    stored = session.problem.cache[dio.KEPT][2][0].images[0][0]
+    stored = session.features()[0].images[0][0]
     assert stored.dtype == torch.float16
     assert np.abs(found[0] - found[1]).max() < 0.1
 
@@ -265,3 +266,47 @@ def test_on_the_command_line(tmp_path, capsys):
     assert printed["config"]["method"] == "dio" and printed["config"]["model"] == model
     assert main(["register", *files, "-o", str(tmp_path / "no"), "--method", "dio"]) == 2
     assert "needs a model" in capsys.readouterr().err
+
+
+def test_the_border_of_a_mask_is_no_edge_for_the_network(tmp_path):
+    """Voxels outside take the nearest value inside; a mask that is sent again changes nothing, another one does."""
+    grid = Geometry((12, 10, 8), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), np.eye(3).tolist())
+    values = np.arange(960, dtype=np.float32).reshape(grid.shape)
+    inside = np.zeros(grid.shape, np.float32)
+    inside[2:6, 3:8, 4:9] = 1
+    scan = Image.from_array(values, grid)
+    found = filled(scan, torch.from_numpy(inside)[None, None])
+    clipped = np.meshgrid(
+        *(np.clip(np.arange(n), a, b) for n, a, b in zip(grid.shape, (2, 3, 4), (5, 7, 8))), indexing="ij"
+    )
+    assert np.array_equal(found.numpy(), values[tuple(clipped)])
+    assert filled(scan, None) is scan and filled(scan, torch.ones(1, 1, *grid.shape)) is scan
+
+    mask = Image.from_array(np.pad(np.ones((16,) * 3, np.float32), 6), GRID, "mask")
+    plain = pair().fixed
+    spoiled = Image(torch.where(mask.tensor > 0, plain.tensor, 7.0), GRID)
+    model = load_model(untrained(tmp_path))
+    seen = [scan_features(image, model, weight=mask.tensor) for image in (plain, spoiled)]
+    for (a, _), (b, _) in zip(*(pyramid.images for pyramid in seen)):
+        assert torch.equal(a, b)
+    session = RegistrationSession(pair(fixed_mask=mask), config(untrained(tmp_path), schedule=Schedule((4,), (2,))))
+    session.run()
+    first = session.features()
+    session.update(Prompts(fixed_mask=Image(mask.tensor.clone(), GRID, "mask")))
+    assert session.features() is first
+    session.update(Prompts())
+    assert session.features() is not first and session.result().features is session.features()
+
+
+def test_features_belong_to_the_map_that_is_shown(tmp_path):
+    """A run on the scans has none; undone, the one on features is shown with what it compared, though nothing is solved."""
+    session = RegistrationSession(pair(), config(untrained(tmp_path), schedule=Schedule((4,), (2,))))
+    session.resume(AffineTransform.identity(3))
+    assert session.result().features is None
+    seen = session.features()
+    assert [image.shape[1] for image, _ in seen[0].images] == [8]
+    session.configure(config(None, schedule=Schedule((4,), (2,))))
+    session.run()
+    assert session.features() is None and session.result().features is None
+    session.undo()
+    assert session.features() is seen and session.result().features is seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from DeepDiffRegLib.errors import ConfigError
 from DeepDiffRegLib.geometry.sampling import identity_index, sample
 from DeepDiffRegLib.networks import NETWORKS
-from DeepDiffRegLib.networks.base import Prediction
+from DeepDiffRegLib.networks.base import Kernels, Prediction
 from DeepDiffRegLib.networks.posterior import dirichlet_energy
 from DeepDiffRegLib.similarity.lncc import LNCC
 from DeepDiffRegLib.training import LOSSES
@@ -21,7 +22,7 @@ from DeepDiffRegLib.training.mapping import Mapping, warped
 from DeepDiffRegLib.training.tasks import make_terms
 
 SHAPES = {2: (11, 13), 3: (7, 8, 9)}
-KINDS = ("displacement", "velocity", "time_varying")
+KINDS = ("displacement", "velocity", "time_varying", "momentum", "affine")
 
 
 def bumps(shape, seed: int, count: int = 2) -> torch.Tensor:
@@ -36,7 +37,7 @@ def bumps(shape, seed: int, count: int = 2) -> torch.Tensor:
     return values / values.amax()
 
 
-def case_of(kind: str, ndim: int, seed: int = 0, fields=None, log_variance=None, **batch) -> Deformed:
+def case_of(kind: str, ndim: int, seed: int = 0, fields=None, log_variance=None, weights=None, **batch) -> Deformed:
     """Two pairs with random fields on a half grid (full for displacements)."""
     shape = SHAPES[ndim]
     half = kind != "displacement"
@@ -45,10 +46,21 @@ def case_of(kind: str, ndim: int, seed: int = 0, fields=None, log_variance=None,
     generator = torch.Generator().manual_seed(seed)
     if fields is None:
         count = 3 if kind == "time_varying" else 1
+        size, scale = ((ndim + 1,), 0.05) if kind == "affine" else (grid, 2.0 if kind == "momentum" else 0.4)
         fields = tuple(
-            0.4 * torch.randn(2, ndim, *grid, generator=generator, dtype=torch.float64) for _ in range(count)
+            scale * torch.randn(2, ndim, *size, generator=generator, dtype=torch.float64) for _ in range(count)
         )
+        if kind == "affine":
+            fields = (fields[0] + torch.eye(ndim, ndim + 1, dtype=torch.float64),)
+    if kind == "affine":
+        spacing = (1.0,) * ndim
     prediction = Prediction(fields, kind, 2.0 if half else 1.0, spacing, log_variance)
+    if kind == "momentum":
+        kernels = Kernels((0.15, 0.3), (0.4, 0.6), 0.1 if weights is not None else None)
+        spacing = (2.0,) * ndim
+        prediction = replace(
+            prediction, spacing_voxels=spacing, offset_voxels=0.5, kernels=kernels, pre_weights=weights
+        )
     scans = {"moving": bumps(shape, seed + 1), "fixed": bumps(shape, seed + 2)}
     return Deformed({**scans, **batch}, prediction, Mapping(prediction, shape))
 
@@ -80,7 +92,7 @@ def test_gradients_are_those_of_finite_differences(name, kind, ndim):
     if kind not in loss_kind.kinds:
         return
     options = dict(OPTIONS.get(name, {}))
-    if kind == "displacement":
+    if kind in ("displacement", "momentum", "affine"):
         options.pop("symmetric", None)
     loss, batch = loss_kind(**options), structures(ndim)
     start = case_of(kind, ndim, **batch).prediction.fields
@@ -90,11 +102,20 @@ def test_gradients_are_those_of_finite_differences(name, kind, ndim):
         variance = torch.full_like(start[0], -2.0).requires_grad_()
         parameters.append(variance)
 
+    weights = None
+    if loss.local:
+        grid = (2, 2, *start[0].shape[2:])
+        weights = torch.nn.functional.normalize(
+            torch.rand(grid, generator=torch.Generator().manual_seed(4)).double(), dim=1
+        )
+        parameters.append(weights.requires_grad_())
+
     def energy(values) -> torch.Tensor:
         fields = tuple(values[: len(start)])
-        return loss(case_of(kind, ndim, 0, fields, values[-1] if loss.probabilistic else None, **batch))
+        variance, weights = (values[-1] if wanted else None for wanted in (loss.probabilistic, loss.local))
+        return loss(case_of(kind, ndim, 0, fields, variance, weights, **batch))
 
-    gradients = torch.autograd.grad(energy(parameters), parameters)
+    gradients = torch.autograd.grad(energy(parameters), parameters, materialize_grads=True)
     generator, step = torch.Generator().manual_seed(9), 1e-6
     for number, gradient in enumerate(gradients):
         direction = torch.randn(gradient.shape, generator=generator, dtype=torch.float64)
@@ -288,7 +309,7 @@ def test_a_loss_that_does_not_fit_the_network_is_refused(network, name):
     kind = NETWORKS.load(network)
     made = kind(kind.variant("light", ndim=2))
     loss = LOSSES.load(name)
-    if made.kind in loss.kinds:
+    if made.kind in loss.kinds and (made.local or not loss.local):
         assert make_terms([{"name": name, "weight": 0.5}], made)[0].weight == 0.5
     else:
         with pytest.raises(ConfigError, match="does not fit this network"):
@@ -304,6 +325,9 @@ def test_a_loss_that_does_not_fit_the_network_is_refused(network, name):
         ({"name": "mse", "scaling": "released2"}, "scaling must be one of"),
         ({"name": "kl", "mode": "other"}, "mode must be one of"),
         ({"name": "dice", "labels": [0]}, "must be positive"),
+        ({"name": "lncc", "from_step": 5, "until_step": 5}, "the second one larger"),
+        ({"name": "lncc", "from_step": 0.5}, "must be whole numbers"),
+        ({"name": "lncc", "final_weight": 0.1}, "final_weight needs until_step"),
     ],
 )
 def test_wrong_losses_are_refused(wanted, said):
