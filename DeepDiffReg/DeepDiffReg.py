@@ -227,6 +227,25 @@ class DeepDiffRegLogic(ScriptedLoadableModuleLogic):
         """Have the worker write files of the current map; False when it holds none."""
         return self.registration is not None and self.registration.save(folder, what)
 
+    def propose(self, points, side, state):
+        """Have the worker look for the partners of points (RAS, mm) of the ``fixed`` or ``moving`` scan in the other one.
+
+        Returns the number that the answer, a ``proposal`` event of ``poll``, carries. Raises RuntimeError without a map.
+        """
+        return self._needed().propose(points, side, lambda: self._promptsOf(state))
+
+    def suggest(self, count, state):
+        """Have the worker look for the places where a landmark pair would help; as ``propose``, ``suggestions`` answers."""
+        return self._needed().suggest(count, lambda: self._promptsOf(state))
+
+    def features(self, side, scale, channel, state):
+        """Have the worker make a picture of what the network saw; the volume is an output when its event has come.
+
+        side: ``fixed``, or ``warped`` for the moving scan through the map. scale: 0 for the coarsest resolution, -1 for the
+        finest. channel: from 0, None for all as colors. Raises RuntimeError without a map.
+        """
+        return self._needed().features(side, scale, channel, lambda: self._promptsOf(state))
+
     def way(self):
         """The map on its way (``DeepDiffRegWork.way.Way``), None without a map; frames come with ``poll``."""
         return self.registration.askForWay() if self.registration is not None else None
@@ -258,8 +277,7 @@ class DeepDiffRegLogic(ScriptedLoadableModuleLogic):
         from DeepDiffRegWork import preflight
 
         reason = preflight.reasonNotToRun(state.fixedVolume, state.movingVolume)
-        reason = reason or preflight.reasonAgainstModel(state.method, state.modelFile)
-        return reason or preflight.reasonAgainstStiffness(state)
+        return reason or preflight.reasonAgainstModel(state) or preflight.reasonAgainstStiffness(state)
 
     def adopt(self, state):
         """Take up the result that the scene holds; nothing is computed, the worker need not run."""
@@ -314,7 +332,18 @@ class DeepDiffRegLogic(ScriptedLoadableModuleLogic):
     history = property(lambda self: self.registration.history if self.registration is not None else NO_HISTORY)
     curve = property(lambda self: self.client.curve if self.client is not None else [])
     workerState = property(lambda self: self.client.state if self.client is not None else "stopped")
+    workerBusy = property(lambda self: self.client is not None and self.client.busy)
     workerPid = property(lambda self: self.client.pid if self.client is not None else None)
+
+    def _needed(self):
+        if not self.hasMap:
+            raise RuntimeError(_("Run first: there is no map yet."))
+        return self.registration
+
+    def _promptsOf(self, state):
+        from DeepDiffRegWork.prompts import promptNodesOf, promptSetOf
+
+        return promptSetOf(promptNodesOf(state), self.registration.fixed, self.registration.moving)
 
     def _worker(self):
         if self.client is None:

@@ -103,9 +103,9 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What is made of the prediction of a probabilistic network; others have no such choice.
+    """How a network is asked, and what is made of the prediction of a probabilistic one.
 
-    prior: ``posterior`` holds a refinement with transform ``svf`` to the predicted velocity, the tighter the surer the network
+    looks: how often it sees the pair, from the second time on through the map so far (None: as it was trained). prior: ``posterior`` holds a refinement with transform ``svf`` to the predicted velocity, the tighter the surer the network
     was; ``none`` only starts there. image_sigma: noise of the scans in [0, 1], which weighs them against that prior.
     precision: of the smoothness prior in the refinement (None: that of the training, 0: without). samples: velocities that are
     drawn for the maps of uncertainty (0: no maps).
@@ -115,8 +115,13 @@ class NetworkOptions:
     image_sigma: float = 0.02
     precision: float | None = None
     samples: int = 20
+    looks: int | None = None
 
     def __post_init__(self):
+        if self.looks is not None and (
+            not isinstance(self.looks, int) or isinstance(self.looks, bool) or self.looks < 1
+        ):
+            raise ConfigError(f"network.looks must be a whole number of at least 1, got {self.looks!r}")
         if self.prior not in PRIORS:
             raise ConfigError(f"network.prior: unknown value {self.prior!r}{nearest(str(self.prior), PRIORS)}")
         numbers = [self.image_sigma, 0.0 if self.precision is None else self.precision, self.samples]

@@ -19,6 +19,7 @@ from .preprocess.region import Region, cut_faces, foreground_box_mm, solving_reg
 from .prompts.base import ImageTerm
 from .prompts.labels import LabelPrompt
 from .prompts.masks import MaskPrompt
+from .prompts.proposals import Views
 from .regularization import REGULARIZERS
 from .similarity import SIMILARITIES
 from .similarity.base import Similarity
@@ -31,6 +32,7 @@ CONTINUED_MM = 10.0
 would let the field drop whatever does not fit by pushing it out of view."""
 REACH_MM = 30.0
 """Descriptors of the moving scan are computed this far around the place where the start puts the fixed grid."""
+VIEWS = "views"
 COARSE_FACTOR = 2.0
 """Levels at this down-sampling and above use the wide form of label terms."""
 
@@ -145,6 +147,17 @@ class Problem:
         of_fixed, of_moving = self.features or map(Pyramid, own)
         number = of_fixed.serving(fixed)
         return of_fixed.on(fixed, number), of_moving.on(moving, number)
+
+    def views(self, learned: tuple[Pyramid, Pyramid] | None = None) -> Views:
+        """The scans as landmarks are proposed from them, by ``learned`` features where given; kept while scans and masks stay."""
+        kept, made_of = self.cache.get(VIEWS), (learned, self.masks.fixed, self.masks.moving)
+        if kept is None or any(a is not b for a, b in zip(kept[0], made_of)):
+            grids = self.pair.fixed.geometry, self.pair.moving.geometry
+            weights = self.masks.fixed_weight(grids[0]), self.masks.moving_weight(grids[1])
+            seen = tuple(None if weight is None else (weight, grid) for weight, grid in zip(weights, grids))
+            scans = tuple(zip((self.fixed, self.moving), grids))
+            kept = self.cache[VIEWS] = made_of, Views.of(scans, self.working_spacing_mm, learned, seen)
+        return kept[1]
 
     @property
     def working_spacing_mm(self) -> float:

@@ -14,6 +14,7 @@ from . import __version__
 from .config import Config
 from .data.image import Image
 from .data.pair import Pair
+from .networks.files import model_path
 
 PACKAGES = ("torch", "numpy", "numba", "SimpleITK", "nibabel", "scipy")
 
@@ -43,7 +44,7 @@ def model(config: Config) -> dict[str, str]:
     """File name (no folders) and SHA-256 of the network's weights; empty when none was used."""
     if config.model is None:
         return {}
-    path = Path(config.model)
+    path = model_path(config.model)
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

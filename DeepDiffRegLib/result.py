@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .data.image import Image
     from .data.pair import Pair
+    from .geometry.pyramid import Pyramid
     from .methods.uncertainty import Uncertainty
     from .qc.base import Context, Finding
     from .transforms.base import Inverse, Transform
@@ -43,7 +44,8 @@ class Result:
     transform: fixed_to_moving; inverse: moving_to_fixed with its error; warped: moving scan on the fixed grid.
     timings_s: seconds per stage. peak_memory_mb: of the whole process. provenance: versions, hashes, device, seed.
     context: what the quality checks computed (displacement, Jacobian), so that the export does not compute it again.
-    uncertainty: how sure a probabilistic network was of the pair, else None.
+    uncertainty: how sure a probabilistic network was of the pair, else None. features: what a network saw in the fixed and in
+    the moving scan where these were compared by learned features, else None.
     """
 
     pair: Pair
@@ -61,6 +63,7 @@ class Result:
     start: Transform | None = None
     context: Context | None = field(default=None, repr=False, compare=False)
     uncertainty: Uncertainty | None = field(default=None, repr=False, compare=False)
+    features: tuple[Pyramid, Pyramid] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ending(self) -> str:

@@ -23,13 +23,17 @@ from .data.image import Image
 from .data.pair import Pair, Prompts
 from .device import choose_device, set_seed, set_threads
 from .errors import Cancelled, InputError, OutOfMemoryError
+from .geometry.pyramid import Pyramid
 from .memory import give_back, peak_memory_mb
 from .methods import METHODS
+from .methods.dio import DIO, features_at_hand
 from .methods.iterative import Solution, split
 from .methods.uncertainty import UncertaintyOnce
 from .problem import Problem, working_voxels
 from .progress import Progress, Step
 from .prompts.checks import check_prompts, check_steered
+from .prompts.proposals import Proposal, Views, propose
+from .prompts.suggestions import suggest
 from .provenance import provenance
 from .qc.base import Context
 from .qc.verdict import run_checks
@@ -230,7 +234,61 @@ class RegistrationSession:
             pair, self._state.config, transform, inverse, warped, findings, self._history(), status,
             "; ".join([solution.message, *self.notes]), dict(self.timings_s), peak_memory_mb(),
             provenance(pair, self._state.config, self.device, self.threads), self._start, context, unsure,
+            features_at_hand(replace(self.problem, masks=self.problem.masks_of(prompts)), self._state.config),
         )  # fmt: skip
+
+    def features(self) -> tuple[Pyramid, Pyramid] | None:
+        """What a network sees in the fixed and in the moving scan, coarse to fine, for the current map's configuration.
+
+        Kept from the run, computed where they are not at hand; None where the method does not compare learned features.
+        """
+        config, method = self.config, self.method
+        if self._states and self._state.config != config:
+            config = self._state.config
+            method = METHODS.build(config.method)
+            method.check(config, self.pair.fixed.ndim)
+        return method.features(self.problem, config) if isinstance(method, DIO) else None
+
+    def propose(
+        self,
+        points_mm: np.ndarray,
+        side: str = "fixed",
+        radius_mm: float | None = None,
+        transform: Transform | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> tuple[Proposal, ...]:
+        """The point of the other scan for each of (N, d) points in mm, LPS, and how sure it is (``prompts.proposals.propose``).
+
+        side: of the points. Searched around the current map, or around ``transform``. The map stays as it is.
+        """
+        return propose(
+            self._views(),
+            transform or self.transform,
+            points_mm,
+            side,
+            radius_mm,
+            _asked(stop, "no proposals were made"),
+        )
+
+    def suggest(
+        self,
+        count: int = 5,
+        radius_mm: float | None = None,
+        transform: Transform | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> tuple[Proposal, ...]:
+        """Where landmarks would help the current map (or ``transform``) most, with proposals, best first; may be fewer."""
+        known = self.pair.prompts.landmarks
+        existing = None if known is None else known.fixed.positions_mm
+        belief = self._state.solution.belief if transform is None else None
+        unsure = None if belief is None else belief.spread_mm
+        between = _asked(stop, "no places were named")
+        return suggest(self._views(), transform or self.transform, count, radius_mm, existing, unsure, between)
+
+    def _views(self) -> Views:
+        """The scans as matching looks at them: by learned features where the current map was found with them."""
+        config = self._state.config if self._states else self.config
+        return self.problem.views(features_at_hand(self.problem, config))
 
     def _sampled(self, share: float, go_on: Callable[[], None]) -> None:
         self._tell("uncertainty", 0.965 + 0.005 * share)
@@ -242,7 +300,8 @@ class RegistrationSession:
 
     def _aligned(self) -> Solution:
         with self._stage("start"):
-            found = align(self.problem, self.config, self.progress, (0.0, START_SHARE))
+            better = self.method.better_start(self.problem, self.config)
+            found = align(self.problem, self.config, self.progress, (0.0, START_SHARE), better)
         return Solution(found.transform, None, found.status, found.message, tuple(found.history))
 
     def _solve(self, start: Solution, prompts: Prompts, schedule: Schedule | None, span) -> Solution:
@@ -312,11 +371,11 @@ def coarser(schedule: Schedule) -> Schedule:
     return replace(schedule, factors=tuple(2 * f for f in schedule.factors))
 
 
-def _asked(stop: Callable[[], bool] | None) -> Callable[[], None]:
+def _asked(stop: Callable[[], bool] | None, undone: str = "it was not judged") -> Callable[[], None]:
     """A check to be made between two steps: raises ``Cancelled`` when ``stop`` says so."""
 
     def check() -> None:
         if stop is not None and stop():
-            raise Cancelled("cancelled; the map stays, it was not judged")
+            raise Cancelled(f"cancelled; the map stays, {undone}")
 
     return check

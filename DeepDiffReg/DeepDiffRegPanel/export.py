@@ -17,7 +17,7 @@ FILES = (
 )
 """Tick, what the worker calls it, output node, file name. The worker writes the whole map. Without it (in a reopened scene) the
 nodes are written, which of a large map hold every second voxel."""
-REPORT, FLOW = ("report", "result"), ("flow",)
+REPORT, FLOW, FEATURES = ("report", "result"), ("flow",), ("features",)
 
 
 class ExportSection(base.Section):
@@ -62,7 +62,8 @@ class ExportSection(base.Section):
             folder.mkdir(parents=True, exist_ok=True)
             ticked = [row for row in FILES if getattr(state, row[0])]
             what = [row[1] for row in ticked]
-            what += [*(FLOW if state.exportFlow else ()), *(REPORT if state.exportReport else ())]
+            for on, names in ((state.exportFlow, FLOW), (state.exportReport, REPORT), (state.exportFeatures, FEATURES)):
+                what += names if on else ()
             if what and self.logic.save(folder, what):
                 self._say(_("Writing ..."))
                 return
@@ -73,8 +74,11 @@ class ExportSection(base.Section):
                     self._write(output, node, registration, folder / name)
                     written.append(name)
             self._say(_("Written from the scene: {names}.").format(names=", ".join(written)) if written else "")
-            if state.exportReport or state.exportFlow:
-                self._say(_("Report and flow need the worker's memory of the run: press Update or Run once."), add=True)
+            if state.exportReport or state.exportFlow or state.exportFeatures:
+                self._say(
+                    _("Report, flow and features need the worker's memory of the run: press Update or Run once."),
+                    add=True,
+                )
 
     def _write(self, output, node, registration, path):
         if output == "inverse":

@@ -28,7 +28,7 @@ class Placing(VTKObservationMixin):
         if not on:
             self._stop()
             return
-        self._ensureLists()
+        self.ensureLists()
         interaction = slicer.app.applicationLogic().GetInteractionNode()
         if interaction is not None and not self.Observations:
             self.addObserver(interaction, interaction.InteractionModeChangedEvent, self._onModeChanged)
@@ -55,6 +55,11 @@ class Placing(VTKObservationMixin):
             self._awaited = None
             self.button.setChecked(False)
 
+    def goOn(self):
+        """Ask for the next point: the partner of the last one has been found, or has to be placed by hand."""
+        if self.button.checked:
+            self._next.start()
+
     def close(self):
         """Leave place mode."""
         self._next.stop()
@@ -64,7 +69,7 @@ class Placing(VTKObservationMixin):
 
     def _arm(self):
         state = self.section.state
-        if state is None or not self.button.checked:
+        if state is None or not self.button.checked or self.section.assist.waiting:
             return
         table = LandmarkTable(state.fixedLandmarks, state.movingLandmarks)
         side = table.next_side()
@@ -86,7 +91,8 @@ class Placing(VTKObservationMixin):
         if interaction is not None:
             interaction.SwitchToViewTransformMode()
 
-    def _ensureLists(self):
+    def ensureLists(self):
+        """Make the point lists that are missing."""
         state = self.section.state
         for name, side in (("fixedLandmarks", _("fixed landmarks")), ("movingLandmarks", _("moving landmarks"))):
             if getattr(state, name) is None:

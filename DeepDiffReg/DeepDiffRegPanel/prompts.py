@@ -9,6 +9,7 @@ from DeepDiffRegWork.prompts import pairsByName, summaryOf
 from slicer.i18n import tr as _
 
 from . import base
+from .assist import Assist, acceptButton, confidenceCell
 from .placing import Placing
 from .segments import SegmentsTable
 from .stiffness import StiffnessTable
@@ -22,7 +23,8 @@ POINT = "{:.1f}, {:.1f}, {:.1f}"
 class PromptsSection(base.Section):
     def setup(self):
         ui = self.ui
-        base.setUpTable(ui.landmarksTable, [_("Pair"), _("Fixed (RAS, mm)"), _("Moving (RAS, mm)"), _("Off (mm)")], 1)
+        titles = [_("Pair"), _("Fixed (RAS, mm)"), _("Moving (RAS, mm)"), _("Off (mm)"), ""]
+        base.setUpTable(ui.landmarksTable, titles, 1)
         ui.landmarksTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
         base.setUpTable(ui.historyTable, [_("Step"), _("What"), _("Verdict"), _("Loss")], 1)
         self._filling = False
@@ -32,7 +34,9 @@ class PromptsSection(base.Section):
         self._returning = False
         self._sent = None
         self._shown = [0, 0]
+        self._offered = None
         self.placing = Placing(self)
+        self.assist = Assist(self)
         self.segments = SegmentsTable(self)
         self.stiffness = StiffnessTable(self)
         self._settle = qt.QTimer()
@@ -73,6 +77,8 @@ class PromptsSection(base.Section):
         self._settle.stop()
         self._snapshots, self._sent, self._returning = {}, None, False
         self._shown = [0, 0]
+        self.assist.forget()
+        self.assist.leaveAlone()
         self.refresh()
         self._fillHistory()
 
@@ -82,8 +88,16 @@ class PromptsSection(base.Section):
         self.segments.refresh()
         self.stiffness.refresh()
         self._refreshButtons()
+        if self.state is not None:
+            self.assist.ask()
+        self.assist.refresh()
+
+    def tick(self):
+        """Called by the panel's timer."""
+        self.assist.tick()
 
     def onEvent(self, event):
+        self.assist.onEvent(event)
         if event.kind in ("map", "judged"):
             table = self.table()
             if event.kind == "map":
@@ -128,7 +142,10 @@ class PromptsSection(base.Section):
         if self._returning:
             self._returning = False
             if step in self._snapshots:
+                self.assist.adding = True
                 table.restore(self._snapshots[step])
+                self.assist.adding = False
+                self.assist.recall()
         elif self._sent is not None:
             self._snapshots[step] = self._sent
             self._sent = None
@@ -153,7 +170,12 @@ class PromptsSection(base.Section):
             for column, point in ((1, row.fixed_ras), (2, row.moving_ras)):
                 base.cell(widget, number, column, _("to be placed") if point is None else POINT.format(*point))
             residual = "" if row.residual_mm is None else f"{row.residual_mm:.1f}"
-            base.cell(widget, number, 3, residual, "", base.VERDICT_COLORS.get(VERDICTS.get(row.verdict, ""), ""))
+            color = base.VERDICT_COLORS.get(VERDICTS.get(row.verdict, ""), "")
+            shown = (residual, "", color)
+            if row.proposal is not None:
+                shown = confidenceCell(row.proposal, _("{percent:.0f} % sure"))
+            base.cell(widget, number, 3, *shown)
+        self._offerToAccept(rows)
         base.fitRows(widget, 8, 2)
         self._filling = False
         values = [row.residual_mm for row in rows if row.residual_mm is not None and row.enabled]
@@ -161,30 +183,44 @@ class PromptsSection(base.Section):
         mean = sum(values) / len(values) if values else 0.0
         self.ui.residualLabel.setText(text.format(mean=mean, worst=max(values)) if values else "")
 
-    def _labels(self):
+    def _offerToAccept(self, rows):
+        """A button in the row of each proposal; made anew only when the rows have changed."""
+        offered, widget = [(row.label, row.proposal is not None) for row in rows], self.ui.landmarksTable
+        if offered == self._offered:
+            return
+        self._offered = offered
+        widget.setColumnHidden(4, not any(proposed for _label, proposed in offered))
+        for number, (label, proposed) in enumerate(offered):
+            acceptButton(widget, number, 4, (lambda name=label: self.assist.accept(name)) if proposed else None)
+
+    def selectedLabels(self):
+        """Labels of the selected pairs."""
         widget = self.ui.landmarksTable
         return [widget.item(row, 0).text() for row in base.selectedRows(widget)]
 
     def _onItemChanged(self, item):
         if self._filling or item.column() != 0:
             return
-        table = self.table()
-        if table is not None:
-            table.enable(item.text(), item.checkState() == qt.Qt.Checked)
+        table, ticked = self.table(), item.checkState() == qt.Qt.Checked
+        if table is not None and ticked and item.text() in self.assist.proposed():
+            self.assist.accept(item.text())
+        elif table is not None:
+            table.enable(item.text(), ticked)
             self._refreshButtons()
             self.changed()
 
     def onJump(self, _checked=False):
         """Both views go to the selected pair."""
-        labels, table = self._labels(), self.table()
+        labels, table = self.selectedLabels(), self.table()
         if self._filling or not labels or table is None:
             return
         table.jump(labels[0], self.panel.views.fixedSliceNodes(), self.panel.views.movingSliceNodes())
 
     def onDelete(self, _checked=False):
-        """Remove the selected pairs, both points of each."""
-        table = self.table()
-        labels = self._labels()
+        """Remove the selected pairs, both points of each; of a proposed pair only the proposed point."""
+        table, labels = self.table(), self.selectedLabels()
+        rejected = self.assist.reject([label for label in labels if label in self.assist.proposed()])
+        labels = [label for label in labels if label not in rejected]
         for label in labels:
             table.delete(label)
         self.refresh()
@@ -213,16 +249,21 @@ class PromptsSection(base.Section):
 
     def _onDropped(self, _node, _event):
         self._measure()
+        self.assist.onDropped()
         self.changed()
 
     def _onPlaced(self, node, _event):
+        if self.assist.adding:
+            return
         self.placing.onPlaced(node)
+        self.assist.ask()
         self._onListChanged()
 
     def _onListChanged(self, _node=None, _event=None):
-        if not slicer.mrmlScene.IsClosing():
+        if not slicer.mrmlScene.IsClosing() and not self.assist.adding:
             self._measure()
             self._refreshButtons()
+            self.assist.refresh()
 
     # Updates
 

@@ -6,6 +6,7 @@ from DeepDiffRegScene import compare, cursor, layers, readout
 from slicer.i18n import tr as _
 
 from . import base, legend
+from .features import Features
 from .film import Film
 from .state import Clip, CompareMode, UncertaintyOf
 
@@ -17,8 +18,9 @@ LAYERS = (
     ("folds", "showFolds"),
     ("sigma", "showSigma"),
     ("uncertainty", "showUncertainty"),
+    ("features", "showFeatures"),
 )
-OF_THE_WHOLE = ("jacobian", "folds", "sigma", "uncertainty")
+OF_THE_WHOLE = ("jacobian", "folds", "sigma", "uncertainty", "features")
 """Layers made of volumes that belong to the end of the way."""
 BLINK_MS = 600
 COMPARED = (CompareMode.FADE, CompareMode.CHECKERBOARD, CompareMode.BLINK)
@@ -36,6 +38,7 @@ class ResultsSection(base.Section):
         self._blink.setInterval(BLINK_MS)
         self._blink.connect("timeout()", self._onBlink)
         self.film = Film(self)
+        self.features = Features(self)
         selector = self.ui.clipSegmentSelector
         selector.connect("currentNodeChanged(vtkMRMLNode*)", self._onClipSegment)
         selector.connect("currentSegmentChanged(QString)", self._onClipSegment)
@@ -49,6 +52,7 @@ class ResultsSection(base.Section):
 
     def bind(self):
         self._forget()
+        self.features.forget()
         self._observeMouse()
         self.refresh()
 
@@ -65,6 +69,7 @@ class ResultsSection(base.Section):
         if self._of is not None:
             # First the layout: some layers differ between views of the fixed and of the moving scan.
             self._showComparison()
+            self.features.ask()
             self._showLayers()
             self._showCursor()
 
@@ -78,6 +83,7 @@ class ResultsSection(base.Section):
             self._drawLegend()
 
     def onEvent(self, event):
+        self.features.onEvent(event)
         if event.kind == "frame":
             self.film.onFrame()
         if event.kind in ("map", "error", "crashed"):
@@ -91,7 +97,7 @@ class ResultsSection(base.Section):
         if event.kind == "judged":
             self._comparing = None
             self.refresh()
-        if event.kind in ("sigma", "uncertainty"):
+        if event.kind in ("sigma", "uncertainty", "features"):
             self._shown.pop(event.kind, None)
             self.refresh()
 
@@ -118,6 +124,7 @@ class ResultsSection(base.Section):
             "folds": {"volume": outputs.folds},
             "uncertainty": {"opacity": state.layerOpacity, "volume": getattr(outputs, state.uncertaintyOf.value)},
             "sigma": self._widths(outputs),
+            "features": {"opacity": state.layerOpacity, "volume": self.features.volume},
         }
         missing = set(OF_THE_WHOLE) if self.film.maps is not None else set()
         if outputs.sigma is None:
@@ -248,6 +255,7 @@ class ResultsSection(base.Section):
             missing = ready and name in without and getattr(outputs, name) is None
             button.setEnabled(ready and not missing)
             button.setStatusTip(reason or (without[name] if missing else ""))
+        self.features.refresh(reason)
         self.film.refresh(reason or (_("Wait for the end of the run.") if self.logic.busy else ""))
         known = [getattr(outputs, which.value) is not None for which in UncertaintyOf] if ready else [False]
         chosen = ready and getattr(outputs, state.uncertaintyOf.value) is not None

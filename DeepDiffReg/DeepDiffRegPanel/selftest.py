@@ -13,6 +13,7 @@ import vtk
 from DeepDiffRegScene import overlays
 from DeepDiffRegScene.landmarks import LandmarkTable
 
+from .prompts import PromptsSection
 from .state import CompareMode, Quality
 
 SIZE = 28
@@ -202,6 +203,60 @@ def prompt(test, widget):
     waitFor(test, lambda: logic.history["current"] != shown and not logic.busy, "the other step")
     ui.compareStepsButton.click()
     waitFor(test, lambda: logic.history["current"] == shown and not logic.busy, "the step again")
+
+
+def assist(test, widget):
+    """Proposed partners wait for the user's word, places to look at are answered; a lost worker loses no points."""
+    state, ui, logic = begin(widget), widget.ui, widget.logic
+    run(test, widget)
+    state.updateLive, state.assist = False, True
+    widget.panel.section(PromptsSection).placing.ensureLists()
+    table = widget.panel.landmarks()
+    place(test, widget, (-14.0, 4.0, 6.0))
+    row = table.rows()[0]
+    test.assertLess(np.linalg.norm(trueMap(np.array([row.fixed_ras]))[0] - row.moving_ras), 2 * SPACING_MM)
+    test.assertEqual(table.pairs(), [])
+    test.assertIn("wait for your word", ui.promptsSummaryLabel.text)
+    test.assertIn("%", ui.landmarksTable.item(0, 3).text())
+    test.assertFalse(ui.rejectButton.isHidden())
+    ui.landmarksTable.cellWidget(0, 4).click()
+    waitFor(test, lambda: len(table.pairs()) == 1, "the pair to be accepted", 5)
+    test.assertTrue(ui.rejectButton.isHidden())
+    place(test, widget, (15.0, -6.0, -4.0))
+    drag(state.movingLandmarks, 1, np.array(table.rows()[1].moving_ras) + (1.0, 0.0, 0.0))
+    test.assertEqual([pair.sd_mm for pair in table.pairs()][1:], [1.0])
+    place(test, widget, (2.0, 14.0, -12.0))
+    ui.rejectButton.click()
+    test.assertEqual(table.unpaired(), [("F-3", "fixed")])
+    test.assertIn("rejected", ui.assistLabel.text)
+    ui.suggestButton.click()
+    test.assertIn("Looking", ui.assistLabel.text)
+    waitFor(test, lambda: "place" in ui.assistLabel.text and ui.suggestButton.enabled, "the places where a pair helps")
+    test.assertEqual(ui.suggestionsTable.isHidden(), "No place" in ui.assistLabel.text)
+    waitFor(test, lambda: logic.judged is not None and not logic.workerBusy, "the worker")
+    ui.updateButton.click()
+    waitFor(test, lambda: len(logic.history["steps"]) == 2 and logic.judged is not None, "the update")
+    test.assertEqual(logic.history["steps"][1]["prompts"]["landmarks"], 2)
+    state.fixedLandmarks.RemoveNthControlPoint(2)
+    table.add("fixed", (-20.0, -4.0, 10.0))
+    killWorker(logic)
+    waitFor(test, lambda: logic.workerState == "crashed", "the crash to be noticed", 10)
+    test.assertNotIn("Looking", ui.assistLabel.text)
+    test.assertEqual(len(table.pairs()), 2)
+    slicer.mrmlScene.Clear()
+    test.assertEqual(ui.assistLabel.text, "")
+
+
+def place(test, widget, ras):
+    """Place a point in the fixed scan and wait for its proposed partner."""
+    table = widget.panel.landmarks()
+    label = table.add("fixed", ras)
+    waitFor(
+        test,
+        lambda: any(row.label == label and row.proposal is not None for row in table.rows()),
+        f"the proposed partner of {label} ({widget.ui.assistLabel.text})",
+        30,
+    )
 
 
 def useSegments(test, widget):
@@ -414,6 +469,7 @@ def script(test, widget):
 SCENARIOS = {
     "run and look": runAndLook,
     "prompt": prompt,
+    "assist": assist,
     "use segments": useSegments,
     "stiffen": stiffen,
     "cancel and close": cancelAndClose,

@@ -96,6 +96,19 @@ class UncertaintyOf(enum.Enum):
         }[self]
 
 
+class FeatureSide(enum.Enum):
+    """Whose features are shown; values are those of the worker."""
+
+    FIXED = "fixed"
+    WARPED = "warped"
+
+    def label(self):
+        return {
+            FeatureSide.FIXED: _("of the fixed scan"),
+            FeatureSide.WARPED: _("of the moving scan, warped"),
+        }[self]
+
+
 class Clip(enum.Enum):
     """Where the layers are drawn."""
 
@@ -140,6 +153,7 @@ class DeepDiffRegState:
     labelPairs: list[tuple[str, str, float]]
     stiffness: dict[str, str]
     updateLive: bool = True
+    assist: bool = False
 
     # Results
     outputTransform: vtkMRMLTransformNode
@@ -153,6 +167,7 @@ class DeepDiffRegState:
     jacobianUncertaintyVolume: vtkMRMLScalarVolumeNode
     priorUncertaintyVolume: vtkMRMLScalarVolumeNode
     labelUncertaintyVolume: vtkMRMLScalarVolumeNode
+    featuresVolume: vtkMRMLScalarVolumeNode
     runRecord: vtkMRMLTextNode
     showGrid: bool = False
     showGlyphs: bool = False
@@ -162,6 +177,10 @@ class DeepDiffRegState:
     showSigma: bool = False
     showUncertainty: bool = False
     uncertaintyOf: UncertaintyOf = UncertaintyOf.DISPLACEMENT
+    showFeatures: bool = False
+    featureSide: FeatureSide = FeatureSide.FIXED
+    featureScale: int = -1
+    featureChannel: int = -1
     layerSpacingMm: Annotated[float, WithinRange(2.0, 50.0), Decimals(0), SingleStep(1.0)] = 12.0
     layerOpacity: Annotated[float, WithinRange(0.0, 1.0), Decimals(2), SingleStep(0.05)] = 0.6
     gridDirection: GridDirection = GridDirection.RESAMPLING
@@ -182,6 +201,7 @@ class DeepDiffRegState:
     exportInverse: bool = True
     exportJacobian: bool = False
     exportFlow: bool = False
+    exportFeatures: bool = False
     exportReport: bool = True
 
 
@@ -190,13 +210,14 @@ def configOf(state) -> dict:
     import dataclasses
 
     from DeepDiffRegLib.config import Choice, load_preset
+    from DeepDiffRegLib.networks.files import with_model
 
     config = load_preset(state.preset)
+    if state.modelFile:
+        config = with_model(config, state.modelFile, state.method)
     changes = {"device": state.device or "auto", "schedule": _schedule(config.schedule, state.quality)}
     if state.method:
         changes["method"] = state.method
-    if state.modelFile:
-        changes |= {"model": state.modelFile, "method": state.method or "feedforward"}
     # Options of the preset belong to the preset's own choice; another one starts from its defaults.
     if state.transformModel and state.transformModel != config.transform.name:
         changes["transform"] = Choice(state.transformModel)

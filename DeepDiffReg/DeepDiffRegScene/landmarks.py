@@ -11,6 +11,7 @@ from DeepDiffRegLib.errors import InputError
 from DeepDiffRegLib.interactive.messages import LandmarkPair
 
 from .maps import follow
+from .proposals import Proposal, accepted, proposal_of, sd_of
 from .spaces import lps
 
 FIXED, MOVING = "fixed", "moving"
@@ -20,7 +21,10 @@ LABEL = re.compile(r"F-(\d+)$")
 
 @dataclass(frozen=True)
 class LandmarkRow:
-    """One label and what is known of it; positions are RAS world, None on the side that has no such point."""
+    """One label and what is known of it; positions are RAS world, None on the side that has no such point.
+
+    proposal: set while the point on proposed_side was proposed and not accepted yet. sd_mm: of an accepted proposal.
+    """
 
     label: str
     fixed_index: int | None
@@ -31,6 +35,9 @@ class LandmarkRow:
     residual_mm: float | None = None
     verdict: str = ""
     color: tuple[float, float, float] | None = None
+    proposal: Proposal | None = None
+    proposed_side: str = ""
+    sd_mm: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -61,11 +68,11 @@ class LandmarkTable:
         return [self._row(label, first[FIXED].get(label), first[MOVING].get(label)) for label in labels]
 
     def pairs(self, sd_mm: float = 1.0) -> list[LandmarkPair]:
-        """Complete pairs for the worker (LPS), the disabled ones too, marked as such."""
+        """Complete pairs for the worker (LPS), the disabled ones too, marked as such; none that is only proposed."""
         return [
-            LandmarkPair(r.label, tuple(lps(r.fixed_ras)), tuple(lps(r.moving_ras)), r.enabled, sd_mm)
+            LandmarkPair(r.label, tuple(lps(r.fixed_ras)), tuple(lps(r.moving_ras)), r.enabled, r.sd_mm or sd_mm)
             for r in self.rows()
-            if r.complete
+            if r.complete and r.proposal is None
         ]
 
     def unpaired(self) -> list[tuple[str, str]]:
@@ -95,6 +102,14 @@ class LandmarkTable:
         self.lists[side].AddControlPointWorld(*(float(v) for v in ras), label)
         return label
 
+    def add_pair(self, fixed_ras, moving_ras, proposal: Proposal) -> str:
+        """Add both points of a proposal that is accepted at once; returns their label."""
+        label = self._free_label()
+        self.lists[FIXED].AddControlPointWorld(*(float(v) for v in fixed_ras), label)
+        self.propose(label, MOVING, moving_ras, proposal)
+        self.accept(label)
+        return label
+
     def adopt(self, side: str, index: int) -> str:
         """Label a point that was placed in a view as ``add`` would have; returns the label. Kept where it already fits."""
         node = self.lists[side]
@@ -121,6 +136,39 @@ class LandmarkTable:
                     self.lists[side].SetNthControlPointLabel(i, new)
         if old in self._residuals:
             self._residuals[new] = self._residuals.pop(old)
+
+    def propose(self, label: str, side: str, ras, proposal: Proposal) -> None:
+        """Add the partner of a point as one that waits for the user's word: it rests (is not selected) until then."""
+        node = self.lists[side]
+        modified = node.StartModify()
+        i = node.AddControlPointWorld(*(float(v) for v in ras), label)
+        node.SetNthControlPointSelected(i, False)
+        node.SetNthControlPointDescription(i, proposal.description)
+        node.EndModify(modified)
+
+    def accept(self, label: str, moved: bool = False) -> bool:
+        """Let a proposed pair act; moved: the user has put it where it belongs. False for a pair that is not proposed."""
+        found = self._proposed(label)
+        for side, i, proposal in found:
+            self.lists[side].SetNthControlPointDescription(i, "" if moved else accepted(proposal))
+        if found:
+            self.enable(label, True)
+        return bool(found)
+
+    def reject(self, label: str) -> bool:
+        """Take a proposed point away; its partner stays. False for a pair that is not proposed."""
+        found = self._proposed(label)
+        for side, i, _ in reversed(found):
+            self.lists[side].RemoveNthControlPoint(i)
+        return bool(found)
+
+    def _proposed(self, label: str) -> list[tuple[str, int, Proposal]]:
+        return [
+            (side, i, proposal)
+            for side in self.lists
+            for i, name in self._points(side)
+            if name == label and (proposal := proposal_of(self.lists[side].GetNthControlPointDescription(i)))
+        ]
 
     def enable(self, label: str, enabled: bool) -> None:
         """Let a pair act or rest; kept as the selected state of its points."""
@@ -238,7 +286,12 @@ class LandmarkTable:
         enabled = all(i is None or self.lists[side].GetNthControlPointSelected(i) for side, i in ends)
         residual = self._residuals.get(label) if fixed is not None and moving is not None else None
         verdict = "" if residual is None else self.verdict(residual)
-        return LandmarkRow(label, fixed, moving, *positions, bool(enabled), residual, verdict, COLORS.get(verdict))
+        told = {side: self.lists[side].GetNthControlPointDescription(i) for side, i in ends if i is not None}
+        waits = [(proposal, side) for side, text in told.items() if (proposal := proposal_of(text))]
+        return LandmarkRow(
+            label, fixed, moving, *positions, bool(enabled), residual, verdict, COLORS.get(verdict),
+            *(waits[0] if waits else (None, "")), next(filter(None, map(sd_of, told.values())), None),
+        )  # fmt: skip
 
 
 def _other(side: str) -> str:

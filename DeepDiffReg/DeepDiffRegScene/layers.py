@@ -13,6 +13,7 @@ import numpy as np
 
 from DeepDiffRegLib.errors import InputError
 
+from .feature_layer import FeatureLayer
 from .line_layer import LineLayer
 from .maps import MapNodes
 from .nodes import OUTPUT_ATTRIBUTE
@@ -108,5 +109,6 @@ LAYERS = (
     LayerRow("folds", FoldLayer, "Voxels where the map is folded"),
     LayerRow("sigma", SigmaLayer, "Over how many mm tissue moves together: wide is stiff"),
     LayerRow("uncertainty", UncertaintyLayer, "How sure a probabilistic network was of its map"),
+    LayerRow("features", FeatureLayer, "What a network saw in a scan: one channel, or all as colors"),
 )
 """A new layer is a class with name, text, visible, options, legend, set, show, update and remove, and a row here."""

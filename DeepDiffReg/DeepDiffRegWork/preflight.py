@@ -1,11 +1,11 @@
 """Reasons not to run, found before any work and told in one line."""
 
-import pathlib
-
 from DeepDiffRegScene import convert
 from slicer.i18n import tr as _
 
-from DeepDiffRegLib.config import Choice, load_preset, preset_names
+from DeepDiffRegLib.config import Choice, Config, load_preset, preset_names
+from DeepDiffRegLib.errors import InputError
+from DeepDiffRegLib.networks.files import METHOD_OF, method_of, model_names, model_path, network_of
 
 from . import packages
 
@@ -26,12 +26,30 @@ def reasonNotToRun(fixed, moving):
     return unusable(fixed) or unusable(moving)
 
 
-def reasonAgainstModel(method, modelFile):
-    """Why a method cannot be run with this model file, or an empty text."""
-    if modelFile and not pathlib.Path(modelFile).is_file():
-        return _("The model file {name} does not exist.").format(name=modelFile)
-    if method == "feedforward" and not modelFile:
-        return _("The method feedforward needs a model file (Inputs, Advanced).")
+def reasonAgainstModel(state):
+    """Why the method, the panel's or the preset's, cannot be run with the model, or an empty text."""
+    preset = _presetOf(state)
+    model = state.modelFile or preset.model
+    method = state.method or (method_of(state.modelFile) if state.modelFile else preset.method)
+    wanted = [name for name, _table in METHOD_OF]
+    if not model:
+        text = _("The method {method} needs a model file (Inputs, Advanced).")
+        return text.format(method=method) if method in wanted else ""
+    try:
+        path = model_path(model)
+    except InputError:
+        text = _("There is no model {name}. Models that come with the module: {names}.")
+        return text.format(name=model, names=", ".join(model_names()) or _("none"))
+    if not path.is_file():
+        return _("The model file {name} does not exist.").format(name=model)
+    if not network_of(model):
+        return _("The model file {name} has no readable card beside it ({card}).").format(
+            name=path.name, card=path.with_suffix(".json").name
+        )
+    if method != method_of(model):
+        return _("The model {name} is for the method {right}, not for {method} (Inputs, Advanced).").format(
+            name=path.stem, right=method_of(model), method=method
+        )
     return ""
 
 
@@ -67,6 +85,10 @@ def tissueOfTheRest(state):
     """A line for people: what is assumed of tissue that is not marked."""
     kind = _transformOf(state).options.get("background", "stiff")
     return _("All that is not marked is soft.") if kind == "soft" else _("All that is not marked is stiff.")
+
+
+def _presetOf(state):
+    return load_preset(state.preset) if state.preset in preset_names() else Config()
 
 
 def _transformOf(state):

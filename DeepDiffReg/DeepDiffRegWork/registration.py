@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import slicer
 import vtk
-from DeepDiffRegScene import convert, maps, outputs, record
+from DeepDiffRegScene import convert, feature_layer, maps, outputs, record
+from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from .way import COUNT, Way
@@ -30,6 +31,7 @@ class RegistrationOutputs:
     jacobianUncertainty: object = None
     priorUncertainty: object = None
     labelUncertainty: object = None
+    features: object = None
 
 
 PARAMETERS = {
@@ -45,6 +47,7 @@ PARAMETERS = {
     "jacobianUncertainty": "jacobianUncertaintyVolume",
     "priorUncertainty": "priorUncertaintyVolume",
     "labelUncertainty": "labelUncertaintyVolume",
+    "features": "featuresVolume",
 }
 """Output and the parameter of the state that refers to it."""
 
@@ -100,6 +103,7 @@ class Registration(VTKObservationMixin):
         self._since = 0
         self._unpacking = None
         self._first = None
+        self._besides = set()
         self.mapNodes = self._newMapNodes()
         scene = slicer.mrmlScene
         self.addObserver(scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
@@ -108,6 +112,11 @@ class Registration(VTKObservationMixin):
     def hasMap(self):
         """Whether the scene holds a map of this pair that an update can continue from."""
         return self._finished and self.outputs.transform is not None
+
+    @property
+    def solved(self):
+        """Whether the worker holds the current map; after a crash or in a reopened scene it has to be told of it first."""
+        return self._loaded and self._solved and self.client.state not in ("crashed", "stopped")
 
     @property
     def busy(self):
@@ -129,7 +138,7 @@ class Registration(VTKObservationMixin):
 
     def update(self, prompts):
         """Continue from the current map with these prompts; after a crash or in a reopened scene from the scene's map."""
-        self._continue(prompts)
+        self._continue(lambda: prompts)
         self.client.update(prompts)
         self._begin()
 
@@ -149,6 +158,24 @@ class Registration(VTKObservationMixin):
             return False
         self.client.save(folder, what)
         return True
+
+    def propose(self, points, side, prompts):
+        """Have the partners of points (RAS) of one scan looked for; returns the number that the ``proposal`` event carries.
+
+        prompts: makes the ``PromptSet``, where the worker has to be told of the scene's map first.
+        """
+        self._continue(prompts)
+        return self._aside(self.client.propose(convert.lps(points).tolist(), side))
+
+    def suggest(self, count, prompts):
+        """Have the places looked for where a pair would help most; arguments and result as ``propose``."""
+        self._continue(prompts)
+        return self._aside(self.client.suggest(int(count)))
+
+    def features(self, side, scale, channel, prompts):
+        """Have the worker make a picture of what the network saw; see ``WorkerClient.features``, and ``propose``."""
+        self._continue(prompts)
+        return self._aside(self.client.features(side, scale, channel))
 
     def askForWay(self):
         """The ``Way`` of the current map; the first call has the worker compute it, where that holds the map."""
@@ -181,6 +208,8 @@ class Registration(VTKObservationMixin):
                 self._unpacking = event, self._unpack(event.data)
                 continue
             events.append(event)
+            if event.kind == "error" and event.generation in self._besides:
+                continue
             handler = getattr(self, f"_on_{event.kind}", None)
             if handler is not None:
                 handler(event.data)
@@ -224,11 +253,17 @@ class Registration(VTKObservationMixin):
         return event.kind in ENDINGS and 0 < event.generation < self._since
 
     def _continue(self, prompts):
-        """The worker knows the current map: it solved it, or is told the scene's."""
+        """The worker knows the current map: it solved it, or is told the scene's. prompts: makes the ``PromptSet`` for that."""
         if self.client.state == "crashed" or not self._loaded or not self._solved:
+            found = prompts()
             self._load()
-            self.client.resume(self.mapNodes.map(), self.config, prompts)
+            self.client.resume(self.mapNodes.map(), self.config, found)
             self._solved = True
+
+    def _aside(self, generation):
+        """A question beside the run: when it fails, the run has not."""
+        self._besides.add(generation)
+        return generation
 
     def _begin(self):
         self._since = max(self._since, self.client.generation)
@@ -268,6 +303,14 @@ class Registration(VTKObservationMixin):
                 setattr(out, name, outputs.uncertainty_volume(scan, title, unit, self.fixed, node))
             elif node is not None:
                 slicer.mrmlScene.RemoveNode(node)
+
+    def _on_features(self, data):
+        side = self.fixed.GetName() if data["side"] == "fixed" else self.moving.GetName()
+        what = _("all channels") if data["channel"] is None else _("channel {n}").format(n=data["channel"] + 1)
+        mm = min(data["scales"][data["scale"]]["spacing_mm"])
+        name = _("Features of {scan}, {what}, {mm:.3g} mm").format(scan=side, what=what, mm=mm)
+        out = self.outputs
+        out.features = feature_layer.feature_volume(data["images"], name, self.fixed, out.features)
 
     def _on_sigma(self, data):
         out = self.outputs

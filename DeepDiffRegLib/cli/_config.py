@@ -11,6 +11,7 @@ from typing import Any
 from ..config import Choice, Config, Start, load_preset, preset_names
 from ..errors import ConfigError, InputError
 from ..methods import METHODS
+from ..networks.files import model_names, with_model
 from ..registry import nearest
 from ..similarity import SIMILARITIES
 from ..transforms import TRANSFORMS
@@ -29,7 +30,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model",
         metavar="FILE",
-        help="network (.safetensors, its card beside it) to start from, or with --method dio for features; alone: feedforward",
+        help=f"network (.safetensors, its card beside it, or one of {', '.join(model_names()) or 'none yet'}) that predicts a start "
+        "or gives features; its card decides between the methods feedforward and dio",
     )
     what.add_argument("--transform", metavar="T", help=f"transform model: {', '.join(TRANSFORMS)}")
     what.add_argument("--similarity", metavar="S", help=f"how scans are compared: {', '.join(SIMILARITIES)}")
@@ -63,12 +65,11 @@ def read_config(arguments: argparse.Namespace) -> Config:
     for assignment in arguments.set:
         _assign(values, assignment)
     config = Config.from_dict(values)
+    if arguments.model:
+        config = with_model(config, arguments.model, arguments.method)
     changes: dict[str, Any] = {"start": _start(config.start, arguments)}
     if arguments.method:
         changes["method"] = METHODS[arguments.method].name
-    if arguments.model:
-        asks = config.method if config.method != "iterative" else "feedforward"
-        changes |= {"model": arguments.model, "method": arguments.method or asks}
     for kind, registry in (("transform", TRANSFORMS), ("similarity", SIMILARITIES)):
         name = getattr(arguments, kind)
         if name:

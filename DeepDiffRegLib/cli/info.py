@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..config import preset_folder, preset_names
+from ..networks.files import model_folder, model_names
 from ._inputs import JSON_HELP
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def facts() -> dict:
         "data_folder": os.environ.get("DEEPDIFFREG_DATA"),
         "preset_folder": str(preset_folder()),
         "presets": preset_names(),
+        "model_folder": str(model_folder()),
+        "models": model_names(),
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..config import load_preset, preset_names
 from ..methods import METHODS
 from ..networks import FEATURES, NETWORKS
+from ..networks.files import model_rows
 from ..prompts import PROMPTS
 from ..qc import CHECKS
 from ..regularization import REGULARIZERS
@@ -43,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
-    """Kind -> rows of name, help and reference, in the order of the registries; presets come last."""
+    """Kind -> rows of name, help and reference, in the order of the registries; the library's own models and presets come last."""
     rows = {
         kind: [{"name": e.name, "help": e.help, "reference": e.reference} for e in registry.values()]
         for kind, registry in REGISTRIES.items()
     }
     presets = [{"name": name, "help": load_preset(name).help, "reference": ""} for name in preset_names()]
-    return {**rows, "presets": presets}
+    return {**rows, "models": model_rows(), "presets": presets}
 
 
 def markdown() -> str:
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     if arguments.markdown:
         print(markdown())
         return 0
-    for number, (kind, rows) in enumerate(listing().items()):
+    for number, (kind, rows) in enumerate((kind, rows) for kind, rows in listing().items() if rows):
         print(f"\n{kind}" if number else kind)
         for row in rows:
             reference = f" [{row['reference']}]" if row["reference"] else ""

@@ -13,6 +13,8 @@ OUTDIR receives model.safetensors and its card model.json, for `deepdiffreg regi
 them checkpoint.safetensors, history.jsonl, tensorboard/ and the cache of prepared scans. A training that was stopped or killed
 at any moment continues with --resume exactly where it was (bit for bit on the CPU with as many threads). All keys are described in
 Resources/Docs/training.md.
+
+With the key "synthetic" in the place of "data" no scans are needed: every step invents an anatomy and two scans of it.
 """
 
 from __future__ import annotations
@@ -47,16 +49,18 @@ def run(arguments: argparse.Namespace, progress: PrintProgress) -> int:
     from ..device import set_threads
     from ..training.config import read_config
     from ..training.devices import first_process
+    from ..training.recipe import is_recipe, read_recipe, train_recipe
     from ..training.run import train
 
     set_threads(arguments.threads)
-    config = read_config(arguments.config)
+    recipe = is_recipe(arguments.config)
+    config = read_recipe(arguments.config) if recipe else read_config(arguments.config)
     if arguments.device is not None:
         config = replace(config, optimization=replace(config.optimization, device=arguments.device))
     shown = progress
     if sys.stderr.isatty() and not arguments.quiet:
         shown = _bar(progress)
-    trained = train(config, arguments.output, shown, arguments.resume)
+    trained = (train_recipe if recipe else train)(config, arguments.output, shown, arguments.resume)
     shown.close()
     if first_process():
         _tell(trained, Path(arguments.output), arguments.json)

@@ -25,6 +25,7 @@ from ..geometry.sampling import index_matrix, warp
 from ..transforms.affine import AffineTransform
 from ..transforms.base import Transform
 from ..transforms.composite import CompositeTransform
+from ..transforms.displacement import to_voxels
 from ..transforms.shooting import ShootingTransform
 from ..transforms.svf import SVFTransform
 from ..transforms.tvf import TVFTransform
@@ -40,10 +41,14 @@ Writer = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Flow:
-    """The shooting transform in a map, and the affine part (homogeneous, mm) that leads from its space to the moving scan."""
+    """The shooting transform in a map, and the affine part (homogeneous, mm) that leads from its space to the moving scan.
+
+    later: flows of a network's further looks; points of the fixed scan go through them before they come to ``shot``.
+    """
 
     shot: ShootingTransform
     world: np.ndarray
+    later: tuple[Transform, ...] = ()
 
     def widths(self, time: int, moving: Geometry) -> Image | None:
         """sigma(x) in mm: on the moving scan's grid (coarsened to about the flow's) at time 0, on the flow's own at 1.
@@ -59,7 +64,11 @@ class Flow:
     def _placed(self, values: torch.Tensor, time: int, moving: Geometry) -> Image:
         own = self.shot.geometry
         if time == 1:
-            return Image(values.float().cpu(), own)
+            values = values.float().cpu()
+            if self.later:
+                u = to_voxels(CompositeTransform(self.later).displacement(own), own)
+                values = warp(values, u.float(), np.eye(own.ndim, own.ndim + 1), padding="border")
+            return Image(values, own)
         grid = moving.coarsened(np.maximum(min(own.spacing_mm) / np.array(moving.spacing_mm), 1.0), 2)
         matrix = index_matrix(grid, own, np.linalg.inv(self.world))
         return Image(
@@ -68,16 +77,20 @@ class Flow:
 
 
 def flow_of(transform: Transform) -> Flow | None:
-    """The flow of a map made by a shooting model; None for every other map."""
+    """The flow of a map made by a shooting model; None for every other map.
+
+    Of several flows, one for each look of a network, it is the first found one, next to the moving scan.
+    """
     parts = transform.transforms if isinstance(transform, CompositeTransform) else (transform,)
     places = [i for i, part in enumerate(parts) if isinstance(part, ShootingTransform)]
-    after = parts[places[0] + 1 :] if places else ()
-    if len(places) != 1 or not all(isinstance(part, AffineTransform) for part in after):
+    after = parts[places[-1] + 1 :] if places else ()
+    together = places == list(range(len(places)))
+    if not places or not together or not all(isinstance(part, AffineTransform) for part in after):
         return None
     world = np.eye(transform.ndim + 1)
     for part in after:
         world = part.homogeneous @ world
-    return Flow(parts[places[0]], world)
+    return Flow(parts[places[-1]], world, tuple(parts[: places[-1]]))
 
 
 def flow_files(result: Result) -> dict[str, Writer]:
@@ -107,8 +120,13 @@ def frame_times(count: int) -> list[float]:
 
 
 def velocities(transform: Transform) -> Iterator[tuple[float, Geometry, Callable[[], torch.Tensor]]]:
-    """(time, grid, maker of the field in mm LPS per unit time) of every velocity that the map keeps, first to last."""
-    for part in transform.transforms if isinstance(transform, CompositeTransform) else (transform,):
+    """(time, grid, maker of the field in mm LPS per unit time) of every velocity that the map keeps, first to last.
+
+    Of several flows of momenta those of the one that ``flow_of`` finds.
+    """
+    flow = flow_of(transform)
+    parts = transform.transforms if isinstance(transform, CompositeTransform) else (transform,)
+    for part in parts if flow is None else (flow.shot,):
         if isinstance(part, ShootingTransform):
             nodes = [0] if part.metric.stationary else range(part.path.steps + 1)
             for k in nodes:

@@ -12,6 +12,7 @@ from ..qc.figures import FIXED_COLOR, MOVING_COLOR, css, draw
 from ..qc.uncertainty_figures import uncertainty_rows
 from ..qc.verdict import assess
 from ._report_charts import curves
+from ._report_features import feature_values
 from ._report_flow import flow_values
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _values(result: Result, context: Context) -> dict:
         "landmarks": _rows(result.findings, "tre_mean", "landmarks"),
         "flow": flow_values(result, context),
         "uncertainty": uncertainty_rows(context),
+        "features": feature_values(result, context),
         "curves": curves(result.history),
         "timings": _timings(result.timings_s),
         "memory": f"{result.peak_memory_mb:,.0f} MB",

@@ -12,6 +12,7 @@ import torch
 from ..data.image import Image
 from ..data.io import write_image
 from ..errors import InputError
+from ..export.features import feature_files
 from ..export.flow import Writer, flow_files, flow_of
 from ..export.folder import result_summary
 from ..export.itk_transform import write_transform
@@ -135,7 +136,7 @@ def save(result: Result, folder: Path, what: list[str]) -> dict[str, str]:
 
 def _files(name: str, result: Result, context: Context) -> dict[str, Writer]:
     if name not in FILES:
-        return flow_files(result)
+        return SEVERAL[name](result)
     file, write = FILES[name]
     return {file: lambda path: write(result, context, path)}
 
@@ -166,3 +167,5 @@ FILES: dict[str, tuple[str, Callable[[Result, Context, Path], None]]] = {
     "result": ("result.json", _write_record),
 }
 """File name and writer for what is one file, whatever the map."""
+SEVERAL: dict[str, Callable[[Result], dict[str, Writer]]] = {"flow": flow_files, "features": feature_files}
+"""Names and writers for what is several files, or none."""

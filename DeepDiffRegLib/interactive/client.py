@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
@@ -37,7 +38,22 @@ BREATH_S = 0.004
 KILL_AFTER_S = 0.5
 """A cancel without answer ends the process this long after its deadline."""
 CURVE_LENGTH = 20_000
-OF_ONE_COMMAND = frozenset({"loaded", "progress", "preview", "map", "judged", "sigma", "uncertainty", "frame"})
+USUALLY_SAVED = tuple(name for name in SAVED if name != "features")
+OF_ONE_COMMAND = frozenset(
+    {
+        "loaded",
+        "progress",
+        "preview",
+        "map",
+        "judged",
+        "sigma",
+        "uncertainty",
+        "frame",
+        "features",
+        "proposal",
+        "suggestions",
+    }
+)
 """Events that mean nothing any more when their command has been replaced."""
 
 
@@ -133,7 +149,7 @@ class WorkerClient:
         """Make the map of a step of the history the current one."""
         return self._give("select", step=int(step))
 
-    def save(self, folder: str | Path, what: tuple[str, ...] = SAVED) -> int:
+    def save(self, folder: str | Path, what: tuple[str, ...] = USUALLY_SAVED) -> int:
         """Write files of the current map; ``saved`` names them."""
         unknown = sorted(set(what) - set(SAVED))
         if unknown:
@@ -143,6 +159,27 @@ class WorkerClient:
     def frames(self, count: int) -> int:
         """The current map at ``count`` times from 0 to 1, one ``frame`` event each; the map itself stays."""
         return self._give("frames", count=int(count))
+
+    def features(self, side: str = "fixed", scale: int = -1, channel: int | None = None) -> int:
+        """What a network saw, as volumes in one ``features`` event; the map stays.
+
+        side: ``fixed``, ``moving`` or ``warped`` (the moving scan's through the map). scale: 0 for the coarsest resolution, -1 for
+        the finest. channel: None for the strongest directions of all channels as red, green and blue.
+        """
+        channel = None if channel is None else int(channel)
+        return self._give("features", side=str(side), scale=int(scale), channel=channel)
+
+    def propose(self, points_mm: Iterable[Sequence[float]], side: str = "fixed", radius_mm: float | None = None) -> int:
+        """The corresponding points of points clicked in a scan (``side``, LPS mm): one ``proposal`` event; the map stays.
+
+        radius_mm: how far around the place that the current map names is searched; None lets the worker choose.
+        """
+        points = [[float(v) for v in point] for point in points_mm]
+        return self._give("propose", points_mm=points, side=str(side), radius_mm=_optional(radius_mm))
+
+    def suggest(self, count: int = 5, radius_mm: float | None = None) -> int:
+        """Where landmarks would help the current map most: one ``suggestions`` event; the map stays."""
+        return self._give("suggest", count=int(count), radius_mm=_optional(radius_mm))
 
     def cancel(self, deadline_s: float = 0.5) -> None:
         """Stop what runs and forget what waits; ``cancelled`` follows.
@@ -255,3 +292,7 @@ class WorkerClient:
         self._forget()
         self._crashed = True
         return Event("crashed", self.generation, data)
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else float(value)

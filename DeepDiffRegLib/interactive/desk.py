@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .arrays import ArrayFolder
-from .messages import BESIDE, REPLACES, handles
+from .messages import AHEAD, BESIDE, REPLACES, handles
 
 MOST_WAITING = 64
 """Commands that may wait; more are dropped as if cancelled: no front end that waits for answers gets here."""
@@ -56,17 +56,30 @@ class Desk:
                 dropped.append(Job(name, generation, raw))
             self._waiting = deque(job for job in self._waiting if job.name not in gone)
             if not dropped or dropped[-1].generation != generation or dropped[-1].name != name:
-                self._waiting.append(Job(name, generation, raw))
+                self._line_up(Job(name, generation, raw))
             if self._running is not None and self._running.name in gone:
                 self._running.stop.set()
             self._changed.notify_all()
         return [job for job in dropped if job.name not in YIELDING]
 
+    def _line_up(self, job: Job) -> None:
+        """Behind all that waits; one that somebody waits for before the judging, which begins anew after it."""
+        if job.name not in AHEAD:
+            self._waiting.append(job)
+            return
+        judging = [other for other in self._waiting if other.name == JUDGE]
+        if self._running is not None and self._running.name == JUDGE and not self._running.stop.is_set():
+            self._running.stop.set()
+            judging.append(Job(JUDGE, self._running.generation, b""))
+        self._waiting = deque([*(other for other in self._waiting if other.name != JUDGE), job, *judging])
+
     def follow_up(self, name: str, generation: int) -> None:
-        """Do a yielding job next when nothing waits that would make it pointless."""
+        """Do a yielding job next when nothing waits that would make it pointless; only what somebody waits for comes before it."""
         with self._changed:
             if all(job.name in BESIDE for job in self._waiting):
-                self._waiting.appendleft(Job(name, generation, b""))
+                ahead = [job for job in self._waiting if job.name in AHEAD]
+                others = [job for job in self._waiting if job.name not in AHEAD]
+                self._waiting = deque([*ahead, Job(name, generation, b""), *others])
                 self._changed.notify_all()
 
     def cancel(self) -> tuple[bool, list[Job]]:

@@ -28,11 +28,12 @@ from ..session import OUT_OF_MEMORY, RegistrationSession, State
 from ..transforms.base import Transform
 from . import _outputs as outputs
 from ._convert import image_of, inverse_map_of, map_of, prompts_of, scan_of, transform_of
+from ._features import feature_volumes
 from ._progress import JobProgress, Tell
 from ._thinning import WHOLE_VOXELS, cost_mm, for_a_scene
 from .arrays import ArrayFolder
 from .desk import JUDGE, WARM, YIELDING, Desk, Job, Tray
-from .messages import BESIDE, Command, PromptSet, decode_command, handles
+from .messages import BESIDE, MOST_POINTS, Command, PromptSet, decode_command, handles
 
 GB = 2**30
 WARM_SIZE = (24, 24, 24)
@@ -116,6 +117,8 @@ class Jobs:
         session = RegistrationSession(phantom.pair, quick, JobProgress(job, lambda *_: None, self._tray))
         session.run()
         session.update(Prompts(landmarks=phantom.landmarks))
+        session.propose(phantom.landmarks.fixed.positions_mm[:1], stop=job.stop.is_set)
+        session.suggest(1, stop=job.stop.is_set)
         return True
 
     def load(self, job: Job) -> bool:
@@ -182,8 +185,10 @@ class Jobs:
 
     def save(self, job: Job) -> bool:
         """Write files of the current map."""
-        data = self._command(job).data
-        paths = outputs.save(self._judged(job), Path(data["folder"]), data["what"])
+        data, result = self._command(job).data, self._judged(job)
+        if "features" in data["what"] and result.features is None:
+            result = replace(result, features=self._session.features())
+        paths = outputs.save(result, Path(data["folder"]), data["what"])
         self._send("saved", job.generation, {"paths": paths})
         return True
 
@@ -201,6 +206,32 @@ class Jobs:
                 break
             now = for_a_scene(map_of(whole.at(time), grid))
             self._send("frame", job.generation, {**about, "number": number, "time": time, "map": now})
+        return True
+
+    def features(self, job: Job) -> bool:
+        """What the network saw, one picture of it."""
+        data, session = self._command(job).data, self._needed()
+        found = feature_volumes(session, data["side"], data["scale"], data["channel"])
+        self._send("features", job.generation, {"step": session.step, **found})
+        return True
+
+    def propose(self, job: Job) -> bool:
+        """The point of the other scan for each of the points; the map stays as it is."""
+        data, session = self._command(job).data, self._needed()
+        points = data["points_mm"]
+        if not 1 <= len(points) <= MOST_POINTS or any(len(point) != 3 for point in points):
+            raise InputError(f"propose: 1 to {MOST_POINTS} points of three coordinates each are needed")
+        found = session.propose(np.array(points), data["side"], data["radius_mm"], stop=job.stop.is_set)
+        rows = [proposal.values for proposal in found]
+        self._send("proposal", job.generation, {"step": session.step, "side": data["side"], "proposals": rows})
+        return True
+
+    def suggest(self, job: Job) -> bool:
+        """Where landmarks would help most; the map stays as it is."""
+        data, session = self._command(job).data, self._needed()
+        found = session.suggest(data["count"], data["radius_mm"], stop=job.stop.is_set)
+        rows = [proposal.values for proposal in found]
+        self._send("suggestions", job.generation, {"step": session.step, "suggestions": rows})
         return True
 
     def judge(self, job: Job) -> bool:
@@ -303,5 +334,20 @@ class Jobs:
 
 _HANDLERS: dict[str, Callable[[Jobs, Job], bool]] = {
     name: getattr(Jobs, name)
-    for name in ("load", "run", "update", "resume", "undo", "redo", "select", "save", "frames", JUDGE, WARM)
+    for name in (
+        "load",
+        "run",
+        "update",
+        "resume",
+        "undo",
+        "redo",
+        "select",
+        "save",
+        "frames",
+        "features",
+        "propose",
+        "suggest",
+        JUDGE,
+        WARM,
+    )
 }

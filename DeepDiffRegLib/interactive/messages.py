@@ -14,16 +14,21 @@ from ._values import DTYPES, Command, Event, LandmarkPair, Map, MessageError, Pr
 from ._wire import Form, Get, Put, pack, unpack
 
 __all__ = [
-    "BESIDE", "COMMANDS", "DTYPES", "EVENTS", "LONGEST_MESSAGE", "REPLACES", "SAVED", "Command", "Event", "LandmarkPair", "Map",
-    "MessageError", "PromptSet", "Scan", "check_command", "decode_command", "decode_event", "encode", "handles", "head",
+    "AHEAD", "BESIDE", "COMMANDS", "DTYPES", "EVENTS", "LONGEST_MESSAGE", "MOST_POINTS", "REPLACES", "SAVED", "Command", "Event",
+    "LandmarkPair", "Map", "MessageError", "PromptSet", "Scan", "check_command", "decode_command", "decode_event", "encode", "handles", "head",
 ]  # fmt: skip
 
-BESIDE = frozenset({"save", "frames"})
+BESIDE = frozenset({"save", "frames", "features", "propose", "suggest"})
 """Commands that change no map: judging goes on before them, and is not repeated after them."""
+AHEAD = frozenset({"propose", "suggest"})
+"""Of these, the ones that somebody waits for with the mouse in hand: judging gives way to them and begins anew after them."""
+MOST_POINTS = 64
+"""Points of one ``propose``."""
 LONGEST_MESSAGE = 4 << 20
 """Bytes of one message."""
-SAVED = ("transform", "inverse", "displacement", "jacobian", "flow", "report", "result")
-"""What ``save`` can write. ``flow``: momentum, velocity, kernel widths and weights, as far as the map has them."""
+SAVED = ("transform", "inverse", "displacement", "jacobian", "flow", "report", "result", "features")
+"""What ``save`` can write. ``flow``: momentum, velocity, kernel widths and weights, as far as the map has them. ``features``: what
+a network saw in both scans, all channels of each resolution: large."""
 
 COMMANDS: dict[str, dict[str, Form]] = {
     "load": {"fixed": Scan, "moving": Scan},
@@ -35,6 +40,9 @@ COMMANDS: dict[str, dict[str, Form]] = {
     "select": {"step": int},
     "save": {"folder": str, "what": [str]},
     "frames": {"count": int},
+    "propose": {"points_mm": [[float]], "side": str, "radius_mm": (float, None)},
+    "suggest": {"count": int, "radius_mm": (float, None)},
+    "features": {"side": str, "scale": int, "channel": (int, None)},
     "cancel": {},
     "seen": {},
     "close": {},
@@ -58,6 +66,11 @@ EVENTS: dict[str, dict[str, Form]] = {
     "sigma": {"step": int, "moving": (Scan, None), "fixed": (Scan, None)},
     "uncertainty": {"step": int, "samples": int, "maps": [Scan], "titles": [str], "units": [str]},
     "frame": {"step": int, "number": int, "count": int, "time": float, "flows": bool, "map": Map},
+    "features": {
+        "step": int, "side": str, "scale": int, "channel": (int, None), "channels": int, "scales": [dict], "images": [Scan],
+    },
+    "proposal": {"step": int, "side": str, "proposals": [dict]},
+    "suggestions": {"step": int, "suggestions": [dict]},
     "history": {"steps": [dict], "current": int},
     "saved": {"paths": dict},
     "cancelled": {"kept": bool, "restarted": bool},
@@ -69,17 +82,23 @@ EVENTS: dict[str, dict[str, Form]] = {
 }  # fmt: skip
 """Events and the keys of their data. ``done``: the command has come to its end, whatever that was. ``sigma`` follows ``judged``:
 kernel widths in mm at t = 0 and t = 1, None where they do not vary. ``uncertainty`` follows too: how sure a network was, one map
-per quantity (named as in ``methods.uncertainty.QUANTITIES``), none without a probabilistic network."""
+per quantity (named as in ``methods.uncertainty.QUANTITIES``), none without a probabilistic network. ``features``: one channel, or
+red, green and blue in 0 to 1; scales: spacing_mm and size of each resolution on the fixed scan, coarse to fine. ``proposal`` and
+``suggestions``: rows as ``prompts.proposals.Proposal.values``."""
 
 REPLACES: dict[str, frozenset[str]] = {
-    "load": frozenset({"load", "run", "update", "resume", "undo", "redo", "select", "frames"}),
-    "run": frozenset({"run", "update", "resume", "frames"}),
-    "resume": frozenset({"run", "update", "resume", "frames"}),
-    "update": frozenset({"update", "frames"}),
-    "undo": frozenset({"update", "frames"}),
-    "redo": frozenset({"update", "frames"}),
-    "select": frozenset({"update", "frames"}),
+    "load": frozenset(
+        {"load", "run", "update", "resume", "undo", "redo", "select", "frames", "features", "propose", "suggest"}
+    ),
+    "run": frozenset({"run", "update", "resume", "frames", "features", "suggest"}),
+    "resume": frozenset({"run", "update", "resume", "frames", "features", "suggest"}),
+    "update": frozenset({"update", "frames", "features", "suggest"}),
+    "undo": frozenset({"update", "frames", "features", "suggest"}),
+    "redo": frozenset({"update", "frames", "features", "suggest"}),
+    "select": frozenset({"update", "frames", "features", "suggest"}),
     "frames": frozenset({"frames"}),
+    "features": frozenset({"features"}),
+    "suggest": frozenset({"suggest"}),
 }
 """Commands that a later one makes pointless: they are dropped, or cancelled when they run. Others wait their turn."""
 

@@ -89,9 +89,9 @@ class Squares:
     def _corners(self, rng: np.random.Generator, apart: bool) -> np.ndarray:
         """(2, 2) first voxels of the moving and the fixed square."""
         low, high = self.size // 4, 3 * self.size // 4 - self.edge
-        fixed = rng.integers(low, high + 1, 2)
+        reach = self.edge // 2
         while True:
-            reach = self.edge // 2
+            fixed = rng.integers(low, high + 1, 2)
             moving = rng.integers(low, high + 1, 2) if apart else fixed + rng.integers(-reach, reach + 1, 2)
             farthest = int(np.abs(moving - fixed).max())
             fits = farthest >= self.edge + GAP if apart else farthest <= reach

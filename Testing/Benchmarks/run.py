@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import assisted_prompts
 import card
 import cases
 import common
+import features
 import growth
 import interactive
 import networks
+import shipped
 import shooting
 import tables
 import training
@@ -39,6 +42,9 @@ class Plan:
     interactive_size: tuple[int, ...] = interactive.SIZE
     network_shape: tuple[int, ...] = networks.SHAPE
     training_steps: int | None = None
+    shipped_quick: bool = False
+    assist_repeats: int = assisted_prompts.REPEATS
+    figures: Path = common.RESULTS
 
 
 def measure_cases(plan: Plan, gpu: str | None) -> dict:
@@ -78,8 +84,25 @@ def measure_networks(plan: Plan, gpu: str | None) -> dict:
     }
 
 
+def measure_features(plan: Plan, gpu: str | None) -> dict:
+    return {
+        "card": gpu,
+        "parts": _per_device(gpu, lambda device: features.run(plan.threads, device, plan.network_shape)),
+    }
+
+
 def measure_training(plan: Plan, gpu: str | None) -> dict:
     return training.run(plan.threads, plan.training_steps)
+
+
+def measure_assist(plan: Plan, gpu: str | None) -> dict:
+    names = [name for name in assisted_prompts.CASES if plan.cases is None or name in plan.cases]
+    plan.figures.mkdir(parents=True, exist_ok=True)
+    return assisted_prompts.run(plan.threads, names, plan.assist_repeats, plan.figures / "assist.png")
+
+
+def measure_shipped(plan: Plan, gpu: str | None) -> dict:
+    return shipped.run(plan.threads, plan.shipped_quick)
 
 
 PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
@@ -90,7 +113,10 @@ PARTS: dict[str, Callable[[Plan, str | None], dict]] = {
     "interactive": measure_interactive,
     "slicer": measure_slicer,
     "networks": measure_networks,
+    "features": measure_features,
     "training": measure_training,
+    "shipped": measure_shipped,
+    "assist": measure_assist,
 }
 
 
@@ -132,14 +158,17 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, write each part as soon as it is done, then the README."""
     arguments = read_arguments(argv)
     chosen = tuple(arguments.cases) if arguments.cases else None
-    plan = Plan(arguments.threads, chosen)
+    figures = arguments.output or common.RESULTS
+    plan = Plan(arguments.threads, chosen, figures=figures)
     if arguments.quick:
         plan = Plan(
             arguments.threads, chosen or ("lung_ct",), 96, (64, 96, 128),
             interactive_size=interactive.QUICK_SIZE, network_shape=(64, 64, 64), training_steps=training.QUICK_STEPS,
+            shipped_quick=True,
+            assist_repeats=2, figures=figures,
         )  # fmt: skip
     try:
-        if {"cases", "shooting", "training"} & set(arguments.only):
+        if {"cases", "shooting", "training", "assist", "shipped"} & set(arguments.only):
             cases.data_folder()
         if "cases" in arguments.only:
             cases.peers_python()

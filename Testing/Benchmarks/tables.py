@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import common
+import shipped
 import training
 from readme import write_section
 
@@ -40,8 +41,11 @@ def markdown() -> str:
         ("interactive", interactive_text),
         ("slicer", slicer_text),
         ("networks", networks_text),
+        ("features", features_text),
         ("shooting", shooting_text),
         ("training", training_text),
+        ("shipped", shipped_text),
+        ("assist", assist_text),
     )
     results = [(maker, common.latest_result(kind)) for kind, maker in makers]
     return "\n\n".join(maker(result) for maker, result in results if result is not None)
@@ -264,12 +268,86 @@ def networks_text(result: dict) -> str:
     )
 
 
+def features_text(result: dict) -> str:
+    """Feature networks, and a registration on their features, per device."""
+    first = result["parts"][0]
+    lines = [
+        f"### Learned features at {' x '.join(map(str, first['shape']))}: one scan through each network, and a whole registration\n\n"
+        f"{_about(result['about'])}\n",
+        "| device | network | weights | s per scan | processor s | MB beyond the input |",
+        "|---|---|---|---|---|---|",
+    ]
+    wholes = []
+    for part in result["parts"]:
+        if "skipped" in part:
+            wholes.append(f"{part['device']}: {part['skipped']}.")
+            continue
+        for row in part["rows"]:
+            lines.append(
+                f"| {part['device']} | `{row['network']}` | {row['weights']:,} | {row['forward_s']['median']:.2f} | "
+                f"{row['processor_s']['median']:.2f} | {row['beyond_mb']:.0f} |"
+            )
+        one = part["registration"]
+        wholes.append(
+            f"{part['device']}, method `dio` with `{one['network']}`, {' / '.join(map(str, one['iterations']))} iterations: features of "
+            f"both scans {one['features_s']:g} s, optimisation {one['optimise_s']:g} s, in all {one['whole_s']:g} s "
+            f"({one['whole_processor_s']:g} s of processor time); "
+            f"{one['beyond_mb']:.0f} MB, {one['predicted_mb']} MB were planned for."
+        )
+    return "\n".join([*lines, "", *wholes])
+
+
 def training_text(result: dict) -> str:
     """A network trained on slices beside the iterative method."""
     times = f"{result['training_s']:.0f} s, {result['training_processor_s']:.0f} s of processor time"
     trained = f"{result['steps']} steps in {times}, {result['peak_mb']} MB"
     heading = f"### A 2-D VoxelMorph-diff trained on brain slices ({trained}), {result['pairs']} held-out pairs"
     return f"{heading}\n\n{_about(result['about'])}\n\n{training.table(result)}"
+
+
+def assist_text(result: dict) -> str:
+    """Proposed landmarks: errors at known points, by confidence, and what five of them are worth."""
+    lines = [
+        f"### Assisted prompts, from the affine map\n\n{_about(result['about'])}\n",
+        "| case | points | affine map mm | proposal mm | ratio | goal | by confidence, least to most: mm | rank correlation |",
+        "|---" * 8 + "|",
+    ]
+    for name, case in result["cases"].items():
+        for group, row in case["proposals"].items():
+            thirds = " / ".join(f"{v:.2f}" for v in row["tercile_mm"])
+            reached = "reached" if row["ratio"] <= result["goal"] else "missed"
+            lines.append(
+                f"| {name} | {row['points']} ({group}) | {row['affine_mm']:.2f} | {row['proposed_mm']:.2f} | {row['ratio']:.2f} | "
+                f"at most {result['goal']:g}: {reached} | {thirds} | {row['rank_correlation']:.2f} |"
+            )
+    lines += [
+        "",
+        f"| case | {result['places']} landmarks | score | affine | named places | random places, mean (s.d.) | better than |",
+    ]
+    lines += ["|---" * 7 + "|"]
+    for name, case in result["cases"].items():
+        for what, row in case["places"].items():
+            lines.append(
+                f"| {name} | {what.replace('_', ' ')} | {'TRE mm' if case['score'] == 'tre_mm' else 'Dice'} | {case['affine']:.3f} | "
+                f"{row['named']:.3f} | {row['random_mean']:.3f} ({row['random_sd']:.3f}) | {_beaten(row)} |"
+            )
+    times = "; ".join(
+        f"{name}: {case['point_processor_s']:.2f} s of processor time per proposal, {case['suggest_processor_s']:.1f} s for five places"
+        for name, case in result["cases"].items()
+    )
+    note = "Medians. Centroids of labels are no landmarks where the label is a sheet or a ring; `compact` ones hold their centroid."
+    return "\n".join(
+        [*lines, "", f"{note} {times}. `Testing/Benchmarks/results/assist.png` shows error against confidence."]
+    )
+
+
+def shipped_text(result: dict) -> str:
+    heading = f"**Shipped features** ({_about(result['about'])}): Dice, landmark error or error of a known warp; one solver and schedule."
+    return heading + "\n\n" + shipped.table(result)
+
+
+def _beaten(row: dict) -> str:
+    return "" if row["named_better_than"] is None else f"{row['named_better_than']} of {row['repeats']}"
 
 
 def _goals(heading: str, measured: list[tuple[str, float, float | None, str]]) -> str:

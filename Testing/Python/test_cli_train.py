@@ -157,3 +157,68 @@ def test_another_configuration_does_not_resume(config, tmp_path, capsys):
     assert code == 2 and "is not empty; --resume continues" in err
     code, _, err = run(capsys, "train", config(data={"batch": 1}), "-o", outdir, "--quiet", "--resume")
     assert code == 2 and "had another data.batch" in err
+
+
+TINY_MOMENTUM = {"ndim": 2, "first": 4, "encoder": [4, 6, 6], "decoder": [6], "last": 4, "stiffness": [4, 4, 4],
+                 "sigmas": [0.1, 0.2], "weights": [0.4, 0.6]}  # fmt: skip
+CURRICULUM = [{"name": "ncc", "until_step": 3}, {"name": "mk-lncc", "from_step": 3}, "kinetic", {"name": "omt", "weight": 0.1},
+              {"name": "inverse", "weight": 10, "from_step": 4}]  # fmt: skip
+SHORT = {
+    "steps": 6,
+    "learning_rate": 1e-3,
+    "validate_every": 6,
+    "checkpoint_every": 2,
+    "device": "cpu",
+    "tensorboard": False,
+}
+
+
+def test_a_momentum_network_is_trained_stopped_and_used(config, tmp_path, capsys):
+    """One command trains through the flow; stopped and resumed it ends with the same file; it looks as often as it was trained to."""
+    network = {"name": "rdmm-net", "architecture": TINY_MOMENTUM, "looks": 2, "looks_from": 2}
+    hashes = []
+    for name, steps in (("whole", (6,)), ("parts", (3, 6))):
+        for number, count in enumerate(steps):
+            path = config(network=network, losses=CURRICULUM, optimization={**SHORT, "steps": count})
+            more = ["--resume"] if number else []
+            assert run(capsys, "train", path, "-o", str(tmp_path / name), "--threads", "1", *more)[0] == 0
+        hashes.append(load_model(tmp_path / name / "model.safetensors").card)
+    assert hashes[0].sha256 == hashes[1].sha256 and hashes[0].looks == 2
+    scans = [str(tmp_path / "scans" / f"scan{number}.mha") for number in (0, 1)]
+    code, _, said = run(
+        capsys, "register", *scans, "-o", str(tmp_path / "out"), "--method", "feedforward",
+        "--model", str(tmp_path / "whole" / "model.safetensors"), "--set", "schedule.iterations=[0,0,0]", "--quiet",
+    )  # fmt: skip
+    assert code == 0, said
+    assert (tmp_path / "out" / "sigma_0.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"network": {"looks": 0}}, "network.looks must be a whole number"),
+        ({"network": {"looks": 2}}, "looked at once"),
+        ({"network": {"name": "lddmm-net", "architecture": TINY_MOMENTUM}}, "does not fit this network"),
+        (
+            {"network": {"name": "lddmm-net", "architecture": TINY_MOMENTUM}, "losses": ["ncc", "omt"]},
+            "does not fit this network",
+        ),
+        (
+            {
+                "network": {"name": "vsvf-net", "architecture": TINY_MOMENTUM},
+                "losses": ["ncc"],
+                "data": {"patch": [16, 16]},
+            },
+            "needs whole scans",
+        ),
+        (
+            {"network": {"name": "affine-net", "architecture": {"ndim": 2}}, "losses": ["kinetic"]},
+            "does not fit this network",
+        ),
+        ({"losses": [{"name": "mse", "until_step": 0}]}, "the second one larger"),
+    ],
+)
+def test_what_does_not_fit_a_momentum_is_refused(config, tmp_path, capsys, sections, says):
+    code, _, said = run(capsys, "train", config(**sections), "-o", str(tmp_path / "out"))
+    assert code == 2 and says in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

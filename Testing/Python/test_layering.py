@@ -59,12 +59,15 @@ SHARED = {
         "stiffness",
     },
     "networks": {"base", "blocks", "unet", "swin"},
-    "methods": {"features"},
+    "methods": {"features", "shot"},
     "prompts": {"base", "kernels", "distance", "outliers"},
     "affine": {"moments"},
     "qc": {"base", "figures", "alignment"},
     "interactive": {"messages", "arrays", "process", "desk"},
     "training": {
+        "feature_task",
+        "contrastive_task",
+        "synthetic",
         "base",
         "mapping",
         "options",
@@ -85,7 +88,7 @@ SHARED = {
         "validation",
     },
     "export": {"flow", "itk_transform", "nifti_warp", "report"},
-    "reproduce": {"base", "disk_to_c", "figures", "shape_population", "trained"},
+    "reproduce": {"base", "disk_to_c", "figures", "people", "shape_population", "trained"},
 }
 """Modules of a folder that their siblings may import: values, bases and helpers, never one choice another choice."""
 
@@ -95,6 +98,7 @@ EXCEPTIONS = {
     ("similarity/mind.py", "similarity.mean_squares"): "descriptors are compared with MSE by default",
     ("prompts/checks.py", "prompts.labels"): "one entry asks every kind of prompt whether it fits the scans",
     ("prompts/checks.py", "prompts.masks"): "one entry asks every kind of prompt whether it fits the scans",
+    ("prompts/suggestions.py", "prompts.proposals"): "a place is suggested with its proposal",
     (
         "interactive/server.py",
         "interactive.jobs",
@@ -102,6 +106,7 @@ EXCEPTIONS = {
     ("networks/keras_layers.py", "networks.voxelmorph"): "the layers of the authors' files are those of their networks",
     ("methods/feedforward.py", "methods.iterative"): "a prediction is refined by the one solver",
     ("methods/dio.py", "methods.iterative"): "features are compared by the one solver",
+    ("training/recipe.py", "training.run"): "a training without scans begins, resumes and ends as every other",
     ("data/phantoms.py", "data.io"): "write_pair stores a generated pair as files",
 }
 """A choice that is built from another one by definition; everything else goes through a shared helper."""

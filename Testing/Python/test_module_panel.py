@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -43,9 +44,40 @@ def test_a_network_needs_its_model_file(widget, tmp_path):  # noqa: F811
     assert "does not exist" in ui.runButton.toolTip
     (tmp_path / "net.safetensors").touch()
     ui.modelFileEdit.setCurrentPath(str(tmp_path / "net.safetensors"))
+    assert "no readable card" in ui.runButton.toolTip
+    card(tmp_path, "voxelmorph1")
+    widget.panel.refresh()
     assert ui.runButton.enabled
     state.method = ""
     assert (configOf(state)["method"], configOf(state)["model"]) == ("feedforward", state.modelFile)
+
+
+def card(folder, network):
+    """As much of a model card as the panel reads."""
+    (folder / "net.json").write_text(json.dumps({"network": network}))
+
+
+def test_the_card_of_a_model_decides_the_method(widget, tmp_path):  # noqa: F811
+    from DeepDiffRegPanel.state import configOf
+
+    ui, state = widget.ui, widget.panel.state
+    state.fixedVolume, state.movingVolume = volume("one"), volume("two")
+    state.method = "dio"
+    assert "The method dio needs a model file" in ui.runButton.toolTip
+    state.method = ""
+    (tmp_path / "net.safetensors").touch()
+    card(tmp_path, "unet-e")
+    ui.modelFileEdit.setCurrentPath(str(tmp_path / "net.safetensors"))
+    assert ui.runButton.enabled
+    chosen = configOf(state)
+    assert (chosen["method"], chosen["similarity"]["name"]) == ("dio", "mse")
+    state.similarity = "ncc"
+    assert configOf(state)["similarity"]["name"] == "ncc"
+    state.method = "feedforward"
+    assert not ui.runButton.enabled and "for the method dio" in ui.runButton.toolTip
+    state.method = ""
+    ui.modelFileEdit.setCurrentPath("no-such-model")
+    assert "Models that come with the module" in ui.runButton.toolTip
 
 
 def test_missing_packages_are_named(widget, monkeypatch):  # noqa: F811

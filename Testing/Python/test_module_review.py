@@ -35,6 +35,7 @@ LIGHT_LIBRARY = {
     "transforms",
     "similarity",
     "methods",
+    "networks.files",
     "qc",
     "interactive.messages",
     "interactive.arrays",

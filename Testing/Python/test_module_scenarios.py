@@ -14,5 +14,5 @@ def test_self_test_of_the_module(widget, slicer_app):  # noqa: F811
     from DeepDiffRegPanel import selftest
 
     sys.modules["DeepDiffReg"].DeepDiffRegTest().runTest()
-    assert len(selftest.SCENARIOS) == 9
+    assert len(selftest.SCENARIOS) == 10
     assert not slicer_app.messages, "the user was told of errors"

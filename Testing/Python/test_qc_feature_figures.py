@@ -15,7 +15,7 @@ from DeepDiffRegLib.errors import InputError
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.pyramid import Pyramid, strided
 from DeepDiffRegLib.qc.base import Context
-from DeepDiffRegLib.qc.feature_figures import channel_coloring, feature_views, principal_coloring
+from DeepDiffRegLib.qc.feature_figures import alignment_views, channel_coloring, feature_views, principal_coloring
 from DeepDiffRegLib.transforms.affine import AffineTransform
 from DeepDiffRegLib.warp.image import warp_image
 
@@ -80,3 +80,19 @@ def test_views_follow_the_map(ndim):
     assert differences[0] < 0.25 * differences[1]
     gray = feature_views(context, pyramid(0.0), pyramid(4.0), channel=2)
     assert gray[0].residual[0].size == views[0].residual[0].size
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_one_channel_alone_decides_the_direction(ndim, rng):
+    grid = Geometry.identity((20,) * ndim)
+    scan = Image.from_array(rng.random(grid.shape, dtype=np.float32), grid)
+    still = AffineTransform.identity(ndim)
+    context = Context.build(Pair(scan, scan), still, still.inverse(), scan)
+
+    def pyramid(channels: int) -> Pyramid:
+        drawn = rng.random((1, channels, *grid.shape), dtype=np.float32)
+        return Pyramid(((torch.from_numpy(drawn), grid),))
+
+    (one,), (many,) = (alignment_views(context, pyramid(n), pyramid(n)) for n in (1, 8))
+    assert one.cosine == pytest.approx(1.0) and many.cosine < 0.9
+    assert len(one.views) == (1 if ndim == 2 else 3) and one.views[0].size == many.views[0].size

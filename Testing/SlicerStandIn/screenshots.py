@@ -95,6 +95,17 @@ def add_landmarks(state, phantom, count: int) -> None:
         table.add("moving", convert.ras(phantom.landmarks.moving.positions_mm[i : i + 1])[0])
 
 
+def show_assist(widget, phantom) -> None:
+    """A point whose partner is proposed."""
+    from DeepDiffRegPanel.prompts import PromptsSection
+    from DeepDiffRegScene import convert
+
+    assist = widget.panel.section(PromptsSection).assist
+    widget.panel.state.assist = True
+    widget.panel.landmarks().add("fixed", convert.ras(phantom.landmarks.fixed.positions_mm[1:2])[0])
+    wait(lambda: not assist.waiting, "the proposal")
+
+
 def save(array_or_pixmap, path: Path) -> None:
     """Write a picture."""
     if hasattr(array_or_pixmap, "save"):
@@ -184,6 +195,8 @@ def make_pictures(standin, arguments, suffix: str) -> None:
     ui.updateButton.click()
     wait(lambda: len(logic.history["steps"]) == 2 and logic.judged is not None, "the update")
     panel_picture(widget, arguments.out / f"panel-prompts{suffix}.png", ("promptsButton", "judgeButton"))
+    show_assist(widget, phantom)
+    panel_picture(widget, arguments.out / f"panel-assist{suffix}.png", ("promptsButton",))
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         composite.SetForegroundOpacity(1.0)
     for node in (state.fixedLandmarks, state.movingLandmarks):
