@@ -158,7 +158,7 @@ def recipe(plan: Plan) -> FeatureRecipe:
 
 def layer(iterations: tuple[int, ...]) -> Layer:
     """The solver of the training, of the test and of the intensities."""
-    options = {"turns": False, "optimizer": "sgd", "learning_rate": 1.0, "decay_steps": 10}
+    options = {"turns": False, "optimizer": "sgd", "learning_rate": 0.8, "decay_steps": 14}
     return Layer(Choice("rigid", options), iterations)
 
 

@@ -56,7 +56,6 @@ def test_intensities_stay_where_nothing_touches(tmp_path):
     values = {criterion.name: criterion.value for criterion in outcome.criteria}
     assert values["features: mean Dice of overlapping squares"] > 0.4
     assert values["intensities: mean Dice of overlapping squares"] > 0.8
-    assert values["intensities: largest Dice of squares apart"] <= experiment.STILL
     assert values["intensities: change of the cost among translations without overlap"] == 0
     assert all(path.is_file() for path in outcome.figures) and len(outcome.figures) == 2
 
