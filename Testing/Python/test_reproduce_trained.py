@@ -15,6 +15,7 @@ from DeepDiffRegLib.geometry.smoothing import gaussian
 from DeepDiffRegLib.networks.base import Prediction
 from DeepDiffRegLib.progress import Progress, Step
 from DeepDiffRegLib.reproduce import lambda_sweep, surface, tvf
+from DeepDiffRegLib.reproduce._published import SLICES
 from DeepDiffRegLib.reproduce.trained import Part, Recipe, trained
 
 
@@ -177,8 +178,8 @@ def test_without_slices_it_says_what_is_needed(monkeypatch, capsys, tmp_path):
 
 
 def test_real_slices_have_all_classes(data_folder, monkeypatch):
-    if not (data_folder / lambda_sweep.FOLDER).is_dir():
-        pytest.skip(f"needs the slices of brains among the real scans: {lambda_sweep.FOLDER}")
+    if not list(data_folder.glob(SLICES)):
+        pytest.skip(f"needs the slices of brains among the real scans: {SLICES}")
     monkeypatch.setenv("DEEPDIFFREG_DATA", str(data_folder))
     slices = lambda_sweep.Slices.read(4)
     assert slices.images.shape == slices.labels.shape == (4, 128, 128) and slices.images.max() <= 1
