@@ -23,7 +23,7 @@ POINT = "{:.1f}, {:.1f}, {:.1f}"
 class PromptsSection(base.Section):
     def setup(self):
         ui = self.ui
-        titles = [_("Pair"), _("Fixed (RAS, mm)"), _("Moving (RAS, mm)"), _("Off (mm)"), ""]
+        titles = [_("Pair"), _("Fixed (RAS mm)"), _("Moving (RAS mm)"), _("Off (mm)"), ""]
         base.setUpTable(ui.landmarksTable, titles, 1)
         ui.landmarksTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
         base.setUpTable(ui.historyTable, [_("Step"), _("What"), _("Verdict"), _("Loss")], 1)

@@ -216,7 +216,7 @@ def assist(test, widget):
     row = table.rows()[0]
     test.assertLess(np.linalg.norm(trueMap(np.array([row.fixed_ras]))[0] - row.moving_ras), 2 * SPACING_MM)
     test.assertEqual(table.pairs(), [])
-    test.assertIn("wait for your word", ui.promptsSummaryLabel.text)
+    test.assertIn("waiting for your word", ui.promptsSummaryLabel.text)
     test.assertIn("%", ui.landmarksTable.item(0, 3).text())
     test.assertFalse(ui.rejectButton.isHidden())
     ui.landmarksTable.cellWidget(0, 4).click()

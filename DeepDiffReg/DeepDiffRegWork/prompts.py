@@ -129,7 +129,7 @@ def summaryOf(state):
         parts.append(_("{count} landmark pairs").format(count=count))
         proposed = sum(row.proposal is not None for row in table.rows())
         if proposed:
-            parts.append(_("{count} proposed pairs that wait for your word").format(count=proposed))
+            parts.append(_("proposed and waiting for your word: {count}").format(count=proposed))
         lone = table.unpaired()
         if lone:
             parts.append(_("{label} has no partner yet").format(label=", ".join(label for label, _side in lone)))

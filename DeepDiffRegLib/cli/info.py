@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..config import preset_folder, preset_names
-from ..networks.files import model_folder, model_names
+from ..networks import files
 from ._inputs import JSON_HELP
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def facts() -> dict:
         "data_folder": os.environ.get("DEEPDIFFREG_DATA"),
         "preset_folder": str(preset_folder()),
         "presets": preset_names(),
-        "model_folder": str(model_folder()),
-        "models": model_names(),
+        "model_folder": str(files.model_folder()),
+        "models": files.model_names(),
     }
 
 
