@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from DeepDiffRegLib.errors import Cancelled
+from DeepDiffRegLib.geometry.grid import Geometry
+from DeepDiffRegLib.geometry.pyramid import Pyramid
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.reproduce import dio_squares as experiment
 from DeepDiffRegLib.reproduce.dio_squares import DIOSquares, Plan, Squares, cost, downhill
@@ -49,7 +51,19 @@ def test_going_downhill_ends_in_the_nearest_valley():
     assert flat[10, 7] and not flat[10, 12:].any()
 
 
-def test_intensities_stay_where_nothing_touches(tmp_path):
+def test_intensities_bring_home_what_overlaps_and_leave_what_lies_apart():
+    """At the size of the quick plan, with the solver of the experiment; the other way round would be no comparison."""
+    plan, squares = experiment.QUICK, Squares(48, 8, 5)
+    for apart in (False, True):
+        for number in range(6):
+            pair = squares.held_out(apart, number)
+            grid = Geometry.identity((48, 48))
+            images = tuple(Pyramid(((pair[role], grid),) * 3) for role in ("fixed", "moving"))
+            found = experiment.registered(pair, images, plan).dice
+            assert found == 0 if apart else found > 0.7
+
+
+def test_a_whole_tiny_run_is_measured(tmp_path):
     """The features have had a few steps only; what they reach in the end is for the experiment itself."""
     plan = Plan(size=32, edge=6, steps=8, batch=4, pairs=4, levels=(8, 8, 16, 16), iterations=(8, 5, 4))
     outcome = DIOSquares().judge(plan, tmp_path, Progress())
