@@ -156,7 +156,7 @@ def criteria(found: dict[tuple[str, float], Measured]) -> tuple[Criterion, ...]:
         ),
         Criterion(
             "precision 1: folds of samples, smoothed less diagonal",
-            smoothed[LOW].samples_folds_percent - diagonal[LOW].samples_folds_percent, "% of pixels", "<=", 0.0,
+            smoothed[LOW].samples_folds_percent - diagonal[LOW].samples_folds_percent, "% of pixels", "<=", FOLDS_PERCENT,
         ),
         Criterion(
             "diagonal: s.d. at precision 20 over that at 1",
