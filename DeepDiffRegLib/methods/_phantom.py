@@ -165,7 +165,9 @@ def _ways() -> dict[type, Way]:
         "displacement": Way(_itself, _viscous, _added, _field),
         "diffeomorphic": Way(_itself, _viscous, _composed, _field),
         "svf": Way(_exponential, _viscous, _added, _field),
-        **dict.fromkeys(("rigid", "similarity", "affine"), Way(_itself, _projected, _moved, _displacement)),
+        **dict.fromkeys(
+            ("translation", "rigid", "similarity", "affine"), Way(_itself, _projected, _moved, _displacement)
+        ),
     }
     return {TRANSFORMS.load(name): way for name, way in rows.items()}
 

@@ -158,8 +158,8 @@ def recipe(plan: Plan) -> FeatureRecipe:
 
 def layer(iterations: tuple[int, ...]) -> Layer:
     """The solver of the training, of the test and of the intensities."""
-    options = {"turns": False, "optimizer": "sgd", "learning_rate": 0.8, "decay_steps": 14}
-    return Layer(Choice("rigid", options), iterations)
+    options = {"optimizer": "sgd", "learning_rate": 0.8, "decay_steps": 14}
+    return Layer(Choice("translation", options), iterations)
 
 
 def compared(pair: Batch, network: FeatureNetwork) -> dict[str, tuple[Pyramid, Pyramid]]:

@@ -33,8 +33,9 @@ from ..similarity.mind import MIND
 from ..training.base import Batch
 from ..training.contrastive_task import Contrast, matched
 from ..training.loop import fit
+from ..training.network_choice import NetworkChoice, make_network
 from ..training.options import FitOptions
-from ..training.recipe import NetworkChoice, Recipe, make_network, make_task, read_recipe, recipe_card
+from ..training.recipe import Recipe, make_task, read_recipe, recipe_card
 from ..training.synthetic import Synthetic, SyntheticPairs
 from ..transforms.displacement import to_voxels
 from .base import Criterion, Experiment, Outcome, tell
@@ -108,7 +109,7 @@ class TrainShipped(Experiment):
 def judge_recipe(plan: Plan, outdir: Path, progress: Progress) -> Outcome:
     """Train, write the model into ``outdir``, judge it."""
     recipe = plan.recipe
-    network = make_network(recipe)
+    network = make_network(recipe.network, recipe.optimization.seed)
     fitted = fit(make_task(recipe, network), recipe.optimization, Part(progress, (0.0, 0.7)))
     if fitted.status is Status.CANCELLED:
         raise Cancelled("cancelled; nothing was written")

@@ -4,49 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import Choice, build, choice, choices
 from ..errors import ConfigError, InputError
 from ..methods.implicit import Layer
-from ..networks import FEATURES, network_class
+from ..networks import FEATURES
 from ..networks.weights import CanonicalGrid, Intensities
 from ..registry import nearest
-from ..transforms.integrate import INTEGRATORS
 from .feature_task import Curriculum
+from .network_choice import NetworkChoice
 from .options import FitOptions
 
+Made = TypeVar("Made")
 MODES = ("all", "atlas", "pairs")
 ALIGNMENTS = ("none", "rigid", "affine")
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """name: registered network. variant: its named architecture (None: the first). architecture: values that differ from it.
-
-    start_from: a trained model of the same architecture whose weights to start from. integrator, integration_steps: of stationary
-    velocities while training (None chooses the steps); of a momentum the time steps alone. looks: how often the network sees a
-    pair, from the second time on through the map so far; from step ``looks_from`` of the training on, before that once.
-    """
-
-    name: str = "voxelmorph-diff"
-    variant: str | None = None
-    architecture: dict[str, Any] = field(default_factory=dict)
-    start_from: str | None = None
-    integrator: str = "scaling_squaring"
-    integration_steps: int | None = None
-    looks: int = 1
-    looks_from: int = 0
-
-    def __post_init__(self):
-        network_class(self.name)
-        INTEGRATORS[self.integrator]
-        for name, least in (("looks", 1), ("looks_from", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"network.{name} must be a whole number of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -194,6 +169,18 @@ _CONVERTERS = {
 def read_config(path: str | Path) -> TrainingConfig:
     """A training's JSON file; paths in it are relative to its folder. ``InputError`` in one line that names the file."""
     path = Path(path)
+    config = read_json(path, TrainingConfig.from_dict)
+    found = {}
+    for name in ("scans", "atlas", "atlas_labels", "atlas_surface"):
+        value = getattr(config.data, name)
+        if value is not None:
+            found[name] = str((path.parent / value).resolve())
+    data = dataclasses.replace(config.data, **found)
+    return dataclasses.replace(config, data=data, network=config.network.beside(path.parent))
+
+
+def read_json(path: Path, from_dict: Callable[[Any], Made]) -> Made:
+    """What ``from_dict`` makes of a JSON file. ``InputError`` or ``ConfigError`` in one line that names the file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -201,15 +188,6 @@ def read_config(path: str | Path) -> TrainingConfig:
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
     try:
-        config = TrainingConfig.from_dict(values)
+        return from_dict(values)
     except (TypeError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    found = {}
-    for name in ("scans", "atlas", "atlas_labels", "atlas_surface"):
-        value = getattr(config.data, name)
-        if value is not None:
-            found[name] = str((path.parent / value).resolve())
-    network = config.network
-    if network.start_from is not None:
-        network = dataclasses.replace(network, start_from=str((path.parent / network.start_from).resolve()))
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **found), network=network)

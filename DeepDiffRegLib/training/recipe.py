@@ -12,41 +12,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import Choice, build, choices
-from ..errors import ConfigError, InputError
-from ..networks import FEATURES, NETWORKS, network_class
+from ..errors import ConfigError
+from ..networks import FEATURES, NETWORKS
 from ..networks.base import Stored
-from ..networks.weights import CanonicalGrid, ModelCard, load_model, save_model
+from ..networks.weights import CanonicalGrid, ModelCard, save_model
 from ..progress import Progress
 from .checkpoint import has_checkpoint
+from .config import read_json
 from .contrastive_task import Contrast, ContrastiveTask
 from .devices import first_process, make_fabric
 from .loop import Fitted, fit
+from .network_choice import NetworkChoice, make_network
 from .options import FitOptions
 from .run import MODEL, Trained, check_folder
-from .streams import torch_seed
 from .synthetic import STREAM, Synthetic, SyntheticPairs
-from .tasks import DrawnTask, PairTask, make_terms
+from .tasks import DrawnTask, PairTask, make_terms, prior_of
 from .validation import judged
 
 HELD_OUT = STREAM + 1
 KEY = "synthetic"
 """What tells a recipe from the configuration of a training on scans."""
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """name: registered network. variant: its named architecture (None: the first). architecture: values that differ from it.
-
-    start_from: a trained model of the same architecture whose weights to start from.
-    """
-
-    name: str
-    variant: str | None = None
-    architecture: dict[str, Any] = field(default_factory=dict)
-    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +53,7 @@ class Recipe:
     licence: str = "Apache-2.0"
 
     def __post_init__(self):
-        kind = network_class(self.network.name)
-        ndim = architecture_of(self.network, kind).ndim
+        ndim = self.network.full_architecture.ndim
         if len(self.synthetic.shape) != ndim:
             raise ConfigError(f"recipe: the network is {ndim}-D, but synthetic.shape is {self.synthetic.shape}")
         for name in ("pairs", "held_out"):
@@ -90,19 +75,12 @@ class Recipe:
         return build(cls, values, "recipe", _CONVERTERS)
 
 
-def _object_of(cls):
-    def convert(value):
-        return build(cls, value, cls.__name__, {})
-
-    return convert
-
-
 _CONVERTERS = {
-    (Recipe, "network"): _object_of(NetworkChoice),
-    (Recipe, "synthetic"): _object_of(Synthetic),
-    (Recipe, "contrast"): _object_of(Contrast),
+    (Recipe, "network"): NetworkChoice,
+    (Recipe, "synthetic"): Synthetic,
+    (Recipe, "contrast"): Contrast,
     (Recipe, "losses"): choices,
-    (Recipe, "optimization"): _object_of(FitOptions),
+    (Recipe, "optimization"): FitOptions,
 }
 
 
@@ -118,38 +96,8 @@ def is_recipe(path: str | Path) -> bool:
 def read_recipe(path: str | Path) -> Recipe:
     """A recipe's JSON file; ``start_from`` is relative to its folder. ``InputError`` or ``ConfigError`` naming the file."""
     path = Path(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        recipe = Recipe.from_dict(values)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (TypeError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    if recipe.network.start_from is None:
-        return recipe
-    start = str((path.parent / recipe.network.start_from).resolve())
-    return dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, start_from=start))
-
-
-def architecture_of(wanted: NetworkChoice, kind: type[Stored]):
-    """The architecture that is meant; ``ConfigError`` for unknown names and values."""
-    variant = kind.variant(wanted.variant)
-    return type(variant).from_dict({**variant.to_dict(), **wanted.architecture})
-
-
-def make_network(recipe: Recipe) -> Stored:
-    """With random weights from the seed, or those of ``start_from``."""
-    kind = network_class(recipe.network.name)
-    torch.manual_seed(torch_seed(recipe.optimization.seed))
-    network = kind(architecture_of(recipe.network, kind))
-    if recipe.network.start_from is not None:
-        model = load_model(recipe.network.start_from)
-        if type(model.network) is not kind or model.network.architecture != network.architecture:
-            raise ConfigError(f"recipe: {recipe.network.start_from} is a {model.card.network} of another architecture")
-        network.load_state_dict(model.network.state_dict())
-    return network
+    recipe = read_json(path, Recipe.from_dict)
+    return dataclasses.replace(recipe, network=recipe.network.beside(path.parent))
 
 
 def make_task(recipe: Recipe, network: Stored) -> DrawnTask:
@@ -159,12 +107,15 @@ def make_task(recipe: Recipe, network: Stored) -> DrawnTask:
     held_out = SyntheticPairs(recipe.synthetic, seed, stream=HELD_OUT)
     if recipe.network.name in FEATURES:
         return ContrastiveTask(network, draw, recipe.contrast, held_out, recipe.held_out, seed)
-    spacing = (recipe.canonical_mm,) * network.architecture.ndim
+    chosen, spacing = recipe.network, (recipe.canonical_mm,) * network.architecture.ndim
+    ways = (chosen.integrator, chosen.integration_steps)
 
     def validate() -> dict[str, float]:
-        return judged(network, (held_out(number) for number in range(recipe.held_out)), spacing)
+        pairs = (held_out(number) for number in range(recipe.held_out))
+        return judged(network, pairs, spacing, *ways, chosen.looks)
 
-    return PairTask(network, make_terms(recipe.losses, network), draw, validate, seed)
+    terms = make_terms(recipe.losses, network)
+    return PairTask(network, terms, draw, validate, seed, *ways, None, spacing, chosen.looks, chosen.looks_from)
 
 
 def train_recipe(recipe: Recipe, outdir: str | Path, progress: Progress | None = None, resume: bool = False) -> Trained:
@@ -174,7 +125,7 @@ def train_recipe(recipe: Recipe, outdir: str | Path, progress: Progress | None =
     """
     progress, outdir = progress or Progress(), Path(outdir)
     make_fabric(recipe.optimization)
-    network = make_network(recipe)
+    network = make_network(recipe.network, recipe.optimization.seed)
     task = make_task(recipe, network)
     check_folder(recipe, outdir, resume)
     fitted = fit(task, recipe.optimization, progress, outdir, resume and has_checkpoint(outdir))
@@ -192,10 +143,7 @@ def recipe_card(recipe: Recipe, fitted: Fitted) -> ModelCard:
     if recipe.network.name in NETWORKS:
         direction = tuple(tuple(float(i == j) for j in range(ndim)) for i in range(ndim))
         canonical = CanonicalGrid(recipe.synthetic.shape[::-1], (recipe.canonical_mm,) * ndim, direction)
-        for term in make_terms(recipe.losses, fitted.network):
-            if term.name == "kl":
-                smoothing = term.loss.smoothing_voxels(ndim)
-                prior = {"precision": float(term.loss.precision), "smoothing_voxels": float(smoothing)}
+        prior = prior_of(make_terms(recipe.losses, fitted.network), ndim)
     synthetic, options = recipe.synthetic, recipe.optimization
     anatomies = ", ".join(f"{name} {share:g}" for name, share in synthetic.kinds)
     low, high = synthetic.voxel_mm
@@ -215,4 +163,5 @@ def recipe_card(recipe: Recipe, fitted: Fitted) -> ModelCard:
         seed=options.seed,
         prior=prior,
         notes="; ".join(notes),
+        looks=recipe.network.looks,
     )

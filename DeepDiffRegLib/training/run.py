@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.atomic import write_aside
 from ..errors import ConfigError, InputError
-from ..networks import FEATURES, NETWORKS, network_class
+from ..networks import FEATURES, NETWORKS
 from ..networks.base import Stored
-from ..networks.weights import ModelCard, load_model, save_model
+from ..networks.weights import ModelCard, save_model
 from ..progress import Progress
 from .checkpoint import has_checkpoint
 from .config import TrainingConfig
@@ -21,10 +19,10 @@ from .dataset import PairSource
 from .devices import first_process, make_fabric
 from .feature_task import FeatureTask, check_features
 from .loop import Fitted, fit
+from .network_choice import make_network
 from .preparation import Prepared, prepare
 from .scans import ScanList, list_scans
-from .streams import torch_seed
-from .tasks import DrawnTask, PairTask, Term, make_terms
+from .tasks import DrawnTask, PairTask, Term, make_terms, prior_of
 from .validation import judged, judged_maps
 
 CONFIG, MODEL, CACHE = "config.json", "model.safetensors", "cache"
@@ -51,7 +49,7 @@ def train(
     """
     progress, outdir = progress or Progress(), Path(outdir)
     make_fabric(config.optimization)
-    network = make_network(config)
+    network = make_network(config.network, config.optimization.seed)
     terms = make_terms(config.losses, network)
     check_fit(config, network, terms)
     needs = {key for term in terms for key in term.loss.needs}
@@ -69,24 +67,6 @@ def train(
     if first_process():
         card = save_model(outdir / MODEL, fitted.network, card)
     return Trained(fitted, outdir / MODEL, card)
-
-
-def make_network(config: TrainingConfig) -> Stored:
-    """With random weights from the seed, or those of ``start_from``."""
-    wanted = config.network
-    kind = network_class(wanted.name)
-    variant = kind.variant(wanted.variant)
-    architecture = type(variant).from_dict({**variant.to_dict(), **wanted.architecture})
-    torch.manual_seed(torch_seed(config.optimization.seed))
-    network = kind(architecture)
-    if wanted.start_from is not None:
-        model = load_model(wanted.start_from)
-        if type(model.network) is not kind or model.network.architecture != architecture:
-            raise ConfigError(
-                f"network.start_from: {wanted.start_from} is a {model.card.network} of another architecture"
-            )
-        network.load_state_dict(model.network.state_dict())
-    return network
 
 
 def check_fit(config: TrainingConfig, network: Stored, terms: tuple[Term, ...]) -> None:
@@ -114,11 +94,6 @@ def make_card(
     config: TrainingConfig, terms: tuple[Term, ...], scans: ScanList, prepared: Prepared, fitted: Fitted
 ) -> ModelCard:
     """What the model is, what it saw and how well it does."""
-    prior = {}
-    for term in terms:
-        if term.name == "kl":
-            smoothing = term.loss.smoothing_voxels(len(prepared.grid.size))
-            prior = {"precision": float(term.loss.precision), "smoothing_voxels": float(smoothing)}
     data, held_out = config.data, len(scans.of("validation"))
     about = data.description or "the user's own scans"
     seen = f"{about}; {len(scans.of('train'))} scans trained on, {held_out} held out, mode {data.mode}"
@@ -139,7 +114,7 @@ def make_card(
         data.intensities,
         {**fitted.metrics, "steps": float(fitted.step), "training_seconds": fitted.seconds},
         config.optimization.seed,
-        prior,
+        prior_of(terms, len(prepared.grid.size)),
         "; ".join(notes),
         looks=config.network.looks,
     )

@@ -85,6 +85,16 @@ def make_terms(choices: Iterable[str | dict[str, Any] | Choice], network: Networ
     return tuple(terms)
 
 
+def prior_of(terms: Iterable[Term], ndim: int) -> dict[str, float]:
+    """What a model card says of the prior of a ``kl`` term; empty without one."""
+    prior = {}
+    for term in terms:
+        if isinstance(term.loss, KL):
+            smoothing = term.loss.smoothing_voxels(ndim)
+            prior = {"precision": float(term.loss.precision), "smoothing_voxels": float(smoothing)}
+    return prior
+
+
 def predicts_variance(network: Network | type[Network]) -> bool:
     """Whether the network is probabilistic: the only such kind here is that of VoxelMorph-diff."""
     return network.kind == "velocity"

@@ -5,6 +5,7 @@ from ..registry import Entry, Registry
 _HERE = "DeepDiffRegLib.transforms"
 TRANSFORMS = Registry(
     "transform",
+    Entry("translation", f"{_HERE}.affine:TranslationModel", "translation alone"),
     Entry("rigid", f"{_HERE}.affine:RigidModel", "rotation and translation"),
     Entry("similarity", f"{_HERE}.affine:SimilarityModel", "rotation, translation and one scale"),
     Entry("affine", f"{_HERE}.affine:AffineModel", "rotation, translation, scales and shears"),

@@ -182,23 +182,18 @@ def _rotations(ndim: int) -> np.ndarray:
     return out
 
 
-class RigidModel(LinearModel):
-    """Rotation and translation. turns: False for translation alone."""
-
-    def __init__(
-        self,
-        learning_rate: float = 0.5,
-        decay_steps: int = 60,
-        betas: tuple[float, float] = (0.8, 0.95),
-        optimizer: str = "adam",
-        epsilon: float = 1.0,
-        turns: bool = True,
-    ):
-        super().__init__(learning_rate, decay_steps, betas, optimizer, epsilon)
-        self.turns = turns
+class TranslationModel(LinearModel):
+    """Translation alone."""
 
     def generators(self, ndim: int) -> np.ndarray:
-        return _rotations(ndim) if self.turns else np.zeros((0, ndim, ndim))
+        return np.zeros((0, ndim, ndim))
+
+
+class RigidModel(LinearModel):
+    """Rotation and translation."""
+
+    def generators(self, ndim: int) -> np.ndarray:
+        return _rotations(ndim)
 
 
 class SimilarityModel(LinearModel):

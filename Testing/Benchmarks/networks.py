@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 
@@ -32,55 +31,50 @@ BUDGET_S = 20.0
 
 def run(threads: int, device: str = "cpu", shape: tuple[int, ...] = SHAPE) -> dict:
     """Measure every case; returns rows with wall and processor seconds of one forward pass and its memory."""
-    rows = []
-    for name, variant in CASES:
-        options = ["--network", name, "--variant", variant, "--threads", str(threads), "--device", device]
-        command = [sys.executable, os.fspath(common.HERE / "networks.py"), *options, "--shape", *map(str, shape)]
-        row = common.measure(command, threads).json()
-        row["keras_s"] = KERAS_S.get(name) if variant in ("paper", "released") and shape == SHAPE else None
-        common.say(f"networks: {name} {variant} {row['forward_s']['median']} s, {row['beyond_mb']:.0f} MB")
-        rows.append(row)
+    rows = [forward(name, variant, threads, device, shape) for name, variant in CASES]
+    for row in rows:
+        known = row["variant"] in ("paper", "released") and shape == SHAPE
+        row["keras_s"] = KERAS_S.get(row["network"]) if known else None
     return {"device": device, "shape": list(shape), "rows": rows}
 
 
+def forward(name: str, variant: str, threads: int, device: str, shape: tuple[int, ...]) -> dict:
+    """The row of one network, measured in a process of its own."""
+    options = ["--network", name, "--variant", variant, "--threads", str(threads), "--device", device]
+    command = [sys.executable, os.fspath(common.HERE / "networks.py"), *options, "--shape", *map(str, shape)]
+    row = common.measure(command, threads).json()
+    common.say(f"networks: {name} {variant} {row['forward_s']['median']} s, {row['beyond_mb']:.0f} MB")
+    return row
+
+
 def measure(name: str, variant: str, shape: tuple[int, ...], device: str) -> dict:
-    """One network on one pair of random scans of ``shape`` (tensor order)."""
+    """One network on random scans of ``shape`` (tensor order): two, or the one that a feature network looks at."""
     import torch
 
-    from DeepDiffRegLib.networks import NETWORKS
+    from DeepDiffRegLib.networks import FEATURES, network_class
 
-    kind = NETWORKS.load(name)
+    kind = network_class(name)
     network = kind(kind.variant(variant)).eval().to(device)
-    scans = torch.rand(2, 1, 1, *shape, device=device)
-    before, processor = _peak_mb(device), []
+    scans = torch.rand(1 if name in FEATURES else 2, 1, 1, *shape, device=device)
+    before, processor = common.peak_mb(device), []
 
-    def forward() -> None:
+    def once() -> None:
         started = time.process_time()
         with torch.inference_mode():
-            network(scans[0], scans[1])
+            network(*scans)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         processor.append(time.process_time() - started)
 
-    seconds = common.repeat(forward, budget_s=BUDGET_S)
+    seconds = common.repeat(once, budget_s=BUDGET_S)
     return {
         "network": name,
         "variant": variant,
         "weights": network.count_parameters(),
         "forward_s": common.summary(seconds, digits=3),
         "processor_s": common.summary(processor[1:], digits=3),
-        "beyond_mb": round(_peak_mb(device) - before, 1),
+        "beyond_mb": round(common.peak_mb(device) - before, 1),
     }
-
-
-def _peak_mb(device: str) -> float:
-    """Largest memory so far: of the card, or of this process."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main() -> None:

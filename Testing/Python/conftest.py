@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from DeepDiffRegLib.cli.main import main
+from DeepDiffRegLib.device import set_threads
 from DeepDiffRegLib.geometry.grid import Geometry
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +31,27 @@ def seeds():
     """Every test starts from the same random state."""
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """For networks so small that they lose time to threads that wait for each other."""
+    before = torch.get_num_threads()
+    set_threads(1)
+    yield
+    set_threads(before)
+
+
+@pytest.fixture
+def command(capsys) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: words to exit code, standard output and standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main([*words])
+        found = capsys.readouterr()
+        return code, found.out, found.err
+
+    return run
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 import SimpleITK as sitk
 from test_training_data import write_scans, write_table
 
-from DeepDiffRegLib.cli.main import main
 from DeepDiffRegLib.networks.weights import load_model
 
 SMALL = {"ndim": 2, "encoder": [4, 4], "bottom": [4], "decoder": [4], "half": [4]}
@@ -46,15 +45,9 @@ def config(tmp_path):
     return write
 
 
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    code = main([*arguments])
-    found = capsys.readouterr()
-    return code, found.out, found.err
-
-
-def test_a_trained_model_registers_a_pair(config, tmp_path, capsys):
+def test_a_trained_model_registers_a_pair(config, tmp_path, command):
     outdir = tmp_path / "out"
-    code, out, _ = run(capsys, "train", config(), "-o", str(outdir), "--threads", "1", "--json")
+    code, out, _ = command("train", config(), "-o", str(outdir), "--threads", "1", "--json")
     found = json.loads(out)
     assert code == 0 and found["status"] == "max_steps" and found["steps"] == 12
     model = load_model(found["model"])
@@ -71,8 +64,7 @@ def test_a_trained_model_registers_a_pair(config, tmp_path, capsys):
         "config.json",
     }
     scans = [str(tmp_path / "scans" / f"scan{number}.mha") for number in (0, 1)]
-    code, out, _ = run(
-        capsys,
+    code, out, _ = command(
         "register",
         *scans,
         "-o",
@@ -90,39 +82,39 @@ def test_a_trained_model_registers_a_pair(config, tmp_path, capsys):
     )
 
 
-def test_a_longer_run_resumed_equals_one_that_was_not_stopped(config, tmp_path, capsys):
+def test_a_longer_run_resumed_equals_one_that_was_not_stopped(config, tmp_path, command):
     whole, part = tmp_path / "whole", tmp_path / "part"
-    assert run(capsys, "train", config(), "-o", str(whole), "--threads", "1")[0] == 0
+    assert command("train", config(), "-o", str(whole), "--threads", "1")[0] == 0
     short = config(optimization={"steps": 6})
-    assert run(capsys, "train", short, "-o", str(part), "--threads", "1")[0] == 0
-    assert run(capsys, "train", config(), "-o", str(part), "--resume", "--threads", "1")[0] == 0
+    assert command("train", short, "-o", str(part), "--threads", "1")[0] == 0
+    assert command("train", config(), "-o", str(part), "--resume", "--threads", "1")[0] == 0
     ends = [load_model(folder / "model.safetensors").card for folder in (whole, part)]
     assert ends[0].sha256 == ends[1].sha256
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_resumed_from_the_start(config, tmp_path, capsys):
+def test_a_run_killed_before_its_first_checkpoint_is_resumed_from_the_start(config, tmp_path, command):
     outdir = tmp_path / "out"
-    assert run(capsys, "train", config(), "-o", str(outdir), "--quiet", "--threads", "1")[0] == 0
+    assert command("train", config(), "-o", str(outdir), "--quiet", "--threads", "1")[0] == 0
     first = load_model(outdir / "model.safetensors").card.sha256
     for name in ("checkpoint.safetensors", "model.safetensors", "model.json"):
         (outdir / name).unlink()
-    assert run(capsys, "train", config(), "-o", str(outdir), "--quiet", "--threads", "1", "--resume")[0] == 0
+    assert command("train", config(), "-o", str(outdir), "--quiet", "--threads", "1", "--resume")[0] == 0
     assert load_model(outdir / "model.safetensors").card.sha256 == first
     assert len((outdir / "history.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_training_on_an_atlas_with_surfaces(config, tmp_path, capsys):
+def test_a_training_on_an_atlas_with_surfaces(config, tmp_path, command):
     path = config(
         data={"mode": "atlas", "atlas": "scans/scan0.mha", "atlas_labels": "scans/labels0.mha", "surface_points": 40},
         losses=["lncc", {"name": "kl", "covariance": "smoothed"}, {"name": "surface", "weight": 0.1}],
         augmentation={"rotation_deg": 0, "flip": ["y"]},
     )
-    code, out, _ = run(capsys, "train", path, "-o", str(tmp_path / "out"), "--threads", "1")
+    code, out, _ = command("train", path, "-o", str(tmp_path / "out"), "--threads", "1")
     assert code == 0 and "weights of step" in out
     assert load_model(tmp_path / "out" / "model.safetensors").card.prior["smoothing_voxels"] > 1
 
 
-def test_bad_input_is_one_line(config, tmp_path, capsys):
+def test_bad_input_is_one_line(config, tmp_path, command):
     cases = [
         ({"network": {"architecture": {**SMALL, "ndim": 3}}}, (), "ndim is 3, but the scans are 2-D"),
         ({"losses": ["lncc", "lddmmm"]}, (), "unknown loss 'lddmmm'"),
@@ -136,26 +128,26 @@ def test_bad_input_is_one_line(config, tmp_path, capsys):
     ]
     for number, (sections, extra, said) in enumerate(cases):
         outdir = tmp_path / f"out{number}"
-        code, out, err = run(capsys, "train", config(**sections), "-o", str(outdir), "--quiet", *extra)
+        code, out, err = command("train", config(**sections), "-o", str(outdir), "--quiet", *extra)
         assert (code, out) == (2, ""), (said, err)
         assert err.count("\n") == 1 and said in err
         assert not (outdir / "model.safetensors").exists()
 
 
-def test_a_folder_with_something_in_it_is_not_written_to(config, tmp_path, capsys):
+def test_a_folder_with_something_in_it_is_not_written_to(config, tmp_path, command):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    code, _, err = run(capsys, "train", config(), "-o", str(tmp_path / "out"), "--quiet")
+    code, _, err = command("train", config(), "-o", str(tmp_path / "out"), "--quiet")
     assert code == 2 and "is not empty" in err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_another_configuration_does_not_resume(config, tmp_path, capsys):
+def test_another_configuration_does_not_resume(config, tmp_path, command):
     outdir = str(tmp_path / "out")
-    assert run(capsys, "train", config(), "-o", outdir, "--quiet", "--threads", "1")[0] == 0
-    code, _, err = run(capsys, "train", config(data={"batch": 1}), "-o", outdir, "--quiet")
+    assert command("train", config(), "-o", outdir, "--quiet", "--threads", "1")[0] == 0
+    code, _, err = command("train", config(data={"batch": 1}), "-o", outdir, "--quiet")
     assert code == 2 and "is not empty; --resume continues" in err
-    code, _, err = run(capsys, "train", config(data={"batch": 1}), "-o", outdir, "--quiet", "--resume")
+    code, _, err = command("train", config(data={"batch": 1}), "-o", outdir, "--quiet", "--resume")
     assert code == 2 and "had another data.batch" in err
 
 
@@ -173,7 +165,7 @@ SHORT = {
 }
 
 
-def test_a_momentum_network_is_trained_stopped_and_used(config, tmp_path, capsys):
+def test_a_momentum_network_is_trained_stopped_and_used(config, tmp_path, command):
     """One command trains through the flow; stopped and resumed it ends with the same file; it looks as often as it was trained to."""
     network = {"name": "rdmm-net", "architecture": TINY_MOMENTUM, "looks": 2, "looks_from": 2}
     hashes = []
@@ -181,12 +173,12 @@ def test_a_momentum_network_is_trained_stopped_and_used(config, tmp_path, capsys
         for number, count in enumerate(steps):
             path = config(network=network, losses=CURRICULUM, optimization={**SHORT, "steps": count})
             more = ["--resume"] if number else []
-            assert run(capsys, "train", path, "-o", str(tmp_path / name), "--threads", "1", *more)[0] == 0
+            assert command("train", path, "-o", str(tmp_path / name), "--threads", "1", *more)[0] == 0
         hashes.append(load_model(tmp_path / name / "model.safetensors").card)
     assert hashes[0].sha256 == hashes[1].sha256 and hashes[0].looks == 2
     scans = [str(tmp_path / "scans" / f"scan{number}.mha") for number in (0, 1)]
-    code, _, said = run(
-        capsys, "register", *scans, "-o", str(tmp_path / "out"), "--method", "feedforward",
+    code, _, said = command(
+        "register", *scans, "-o", str(tmp_path / "out"), "--method", "feedforward",
         "--model", str(tmp_path / "whole" / "model.safetensors"), "--set", "schedule.iterations=[0,0,0]", "--quiet",
     )  # fmt: skip
     assert code == 0, said
@@ -218,7 +210,7 @@ def test_a_momentum_network_is_trained_stopped_and_used(config, tmp_path, capsys
         ({"losses": [{"name": "mse", "until_step": 0}]}, "the second one larger"),
     ],
 )
-def test_what_does_not_fit_a_momentum_is_refused(config, tmp_path, capsys, sections, says):
-    code, _, said = run(capsys, "train", config(**sections), "-o", str(tmp_path / "out"))
+def test_what_does_not_fit_a_momentum_is_refused(config, tmp_path, command, sections, says):
+    code, _, said = command("train", config(**sections), "-o", str(tmp_path / "out"))
     assert code == 2 and says in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -78,6 +78,7 @@ SHARED = {
         "history",
         "checkpoint",
         "config",
+        "network_choice",
         "scans",
         "tasks",
         "loop",

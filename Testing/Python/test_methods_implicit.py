@@ -161,7 +161,7 @@ def times(pyramid: Pyramid, weights: torch.Tensor) -> Pyramid:
     return Pyramid(tuple((tensor * weights, grid) for tensor, grid in pyramid.images))
 
 
-@pytest.mark.parametrize("name", ["displacement", "diffeomorphic", "svf", "affine", "rigid"])
+@pytest.mark.parametrize("name", ["displacement", "diffeomorphic", "svf", "affine", "rigid", "translation"])
 def test_layer_finds_the_map(name):
     fixed, moving = scans()
     options = {"optimizer": "sgd", "learning_rate": 0.5} if name == "displacement" else {}

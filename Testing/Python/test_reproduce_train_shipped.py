@@ -22,7 +22,7 @@ from DeepDiffRegLib.reproduce.train_shipped import (
     overlap,
     shipped_plan,
 )
-from DeepDiffRegLib.training.recipe import NetworkChoice
+from DeepDiffRegLib.training.network_choice import NetworkChoice
 from DeepDiffRegLib.training.synthetic import Synthetic, SyntheticPairs
 
 TINY = Plan(

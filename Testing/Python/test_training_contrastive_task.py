@@ -9,20 +9,18 @@ import torch
 
 from DeepDiffRegLib.cli.main import main
 from DeepDiffRegLib.errors import ConfigError, InputError
+from DeepDiffRegLib.networks import network_class
 from DeepDiffRegLib.networks.files import model_folder
 from DeepDiffRegLib.networks.weights import load_model
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.training.contrastive_task import Contrast, ContrastiveTask, drawn_places, looked_up, matched
 from DeepDiffRegLib.training.loop import fit
+from DeepDiffRegLib.training.network_choice import NetworkChoice, make_network
 from DeepDiffRegLib.training.options import FitOptions
 from DeepDiffRegLib.training.recipe import (
-    NetworkChoice,
     Recipe,
-    architecture_of,
     is_recipe,
-    make_network,
     make_task,
-    network_class,
     read_recipe,
     train_recipe,
 )
@@ -99,7 +97,7 @@ def test_a_short_training_finds_more_partners_than_it_did():
     recipe = replace(
         TINY, held_out=5, optimization=FitOptions(steps=25, learning_rate=3e-3, device="cpu", tensorboard=False)
     )
-    network = make_network(recipe)
+    network = make_network(recipe.network, recipe.optimization.seed)
     task = make_task(recipe, network)
     before = task.validate()
     assert set(before) == {"score", "matched_4", "matched_2", "matched_1"}
@@ -111,7 +109,7 @@ def test_a_short_training_finds_more_partners_than_it_did():
 def test_the_loss_has_the_gradient_of_its_value():
     """Along a random direction of the weights, in double precision."""
     recipe = TINY
-    network = make_network(recipe).double()
+    network = make_network(recipe.network, recipe.optimization.seed).double()
     task = make_task(recipe, network)
     batch = {name: t.double() if t.dtype == torch.float32 else t for name, t in task.batch(0).items()}
     for role in ("moving", "fixed"):  # equal values side by side have no derivative under maximum pooling
@@ -233,7 +231,7 @@ def test_missing_recipes_and_other_configurations_are_told_apart(tmp_path):
 def test_shipped_recipes_are_complete_and_small(path):
     recipe = read_recipe(path)
     kind = network_class(recipe.network.name)
-    network = kind(architecture_of(recipe.network, kind))
+    network = kind(recipe.network.full_architecture)
     assert 4 * network.count_parameters() < 10e6  # bytes of the weights; a checkpoint holds three such sets
     assert recipe.licence == "Apache-2.0"
     model = model_folder() / f"{path.stem}.safetensors"
@@ -247,4 +245,4 @@ def test_shipped_recipes_are_complete_and_small(path):
 
 
 def test_pairs_are_never_cut_smaller():
-    assert not ContrastiveTask(make_network(TINY), lambda step: {}).shrink((32, 32))
+    assert not ContrastiveTask(make_network(TINY.network, TINY.optimization.seed), lambda step: {}).shrink((32, 32))

@@ -15,9 +15,7 @@ import pytest
 import torch
 from test_training_data import write_scans, write_table
 
-from DeepDiffRegLib.cli.main import main
 from DeepDiffRegLib.config import Choice
-from DeepDiffRegLib.device import set_threads
 from DeepDiffRegLib.errors import ConfigError, InputError
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.sampling import pull_gradient, warp, warp_index
@@ -37,13 +35,7 @@ from DeepDiffRegLib.training.tasks import make_terms
 KILLS = 2
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small lose time to threads that wait for each other."""
-    before = torch.get_num_threads()
-    set_threads(1)
-    yield
-    set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -308,15 +300,9 @@ def config(tmp_path):
     return write
 
 
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    code = main([*arguments])
-    found = capsys.readouterr()
-    return code, found.out, found.err
-
-
-def test_a_trained_model_registers_a_pair_with_method_dio(config, tmp_path, capsys):
+def test_a_trained_model_registers_a_pair_with_method_dio(config, tmp_path, command):
     outdir = tmp_path / "out"
-    code, out, err = run(capsys, "train", config(), "-o", str(outdir), "--threads", "1", "--json", "--quiet")
+    code, out, err = command("train", config(), "-o", str(outdir), "--threads", "1", "--json", "--quiet")
     assert code == 0, err
     found = json.loads(out)
     card = load_model(found["model"]).card
@@ -325,21 +311,21 @@ def test_a_trained_model_registers_a_pair_with_method_dio(config, tmp_path, caps
     assert "through the solver with transform diffeomorphic, 8 4 iterations" in card.notes
     scans = [str(tmp_path / "scans" / f"scan{number}.mha") for number in (0, 1)]
     extra = ("--method", "dio", "--model", found["model"], "--threads", "1", "--json")
-    code, out, err = run(capsys, "register", *scans, "-o", str(tmp_path / "registered"), *extra)
+    code, out, err = command("register", *scans, "-o", str(tmp_path / "registered"), *extra)
     assert code == 0, err
 
 
-def test_a_longer_run_resumed_equals_one_that_was_not_stopped(config, tmp_path, capsys):
+def test_a_longer_run_resumed_equals_one_that_was_not_stopped(config, tmp_path, command):
     whole, part = tmp_path / "whole", tmp_path / "part"
     extra = ("--threads", "1", "--quiet")
-    assert run(capsys, "train", config(), "-o", str(whole), *extra)[0] == 0
-    assert run(capsys, "train", config(optimization={"steps": 5}), "-o", str(part), *extra)[0] == 0
-    assert run(capsys, "train", config(), "-o", str(part), "--resume", *extra)[0] == 0
+    assert command("train", config(), "-o", str(whole), *extra)[0] == 0
+    assert command("train", config(optimization={"steps": 5}), "-o", str(part), *extra)[0] == 0
+    assert command("train", config(), "-o", str(part), "--resume", *extra)[0] == 0
     ends = [load_model(folder / "model.safetensors").card.sha256 for folder in (whole, part)]
     assert ends[0] == ends[1]
 
 
-def test_bad_input_is_one_line(config, tmp_path, capsys):
+def test_bad_input_is_one_line(config, tmp_path, command):
     cases = [
         ({"losses": ["lncc", "kl"]}, "loss 'kl' does not fit this network"),
         ({"losses": ["lddmm"]}, "loss 'lddmm' does not fit this network"),
@@ -356,7 +342,7 @@ def test_bad_input_is_one_line(config, tmp_path, capsys):
     ]
     for number, (sections, said) in enumerate(cases):
         outdir = tmp_path / f"out{number}"
-        code, out, err = run(capsys, "train", config(**sections), "-o", str(outdir), "--quiet")
+        code, out, err = command("train", config(**sections), "-o", str(outdir), "--quiet")
         assert (code, out) == (2, ""), (said, err)
         assert err.count("\n") == 1 and said in err, err
         assert not (outdir / "model.safetensors").exists()

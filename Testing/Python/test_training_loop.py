@@ -24,13 +24,7 @@ from DeepDiffRegLib.training.options import FitOptions
 KILLS = 10
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small lose time to threads that wait for each other."""
-    before = torch.get_num_threads()
-    set_threads(1)
-    yield
-    set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

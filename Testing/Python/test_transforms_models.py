@@ -19,7 +19,7 @@ from DeepDiffRegLib.transforms.bspline import control_grid, evaluate, evaluate_a
 from DeepDiffRegLib.transforms.displacement import to_voxels
 from DeepDiffRegLib.transforms.model import Adam, FieldAdam, pin_faces
 
-LINEAR = ("rigid", "similarity", "affine")
+LINEAR = ("translation", "rigid", "similarity", "affine")
 FIELDS = ("bspline", "displacement", "svf", "diffeomorphic")
 GRIDS = {
     2: Geometry((20, 18), (2.0, 2.4), (5.0, -8.0), ((0.8, -0.6), (0.6, 0.8))),
@@ -198,7 +198,7 @@ def test_linear_gradients_against_finite_differences(name, ndim):
         assert found[k] == pytest.approx((energy(step) - energy(-step)) / 2e-5, rel=1e-4, abs=1e-2)
 
 
-@pytest.mark.parametrize("name, determinant", [("rigid", 1.0), ("similarity", None)])
+@pytest.mark.parametrize("name, determinant", [("translation", 1.0), ("rigid", 1.0), ("similarity", None)])
 def test_linear_models_stay_in_their_group(name, determinant):
     model = TRANSFORMS.build(name)
     model.enter(GRIDS[3], "cpu")
@@ -266,6 +266,7 @@ def tre_mm(transform, phantom) -> tuple[float, float]:
 
 
 RECOVERY = {
+    "translation": ({"deformation_mm": 0.0, "scale": 1.0, "rotation_deg": 0.0}, 0.1),
     "rigid": ({"deformation_mm": 0.0, "scale": 1.0}, 0.1),
     "similarity": ({"deformation_mm": 0.0, "scale": 1.06}, 0.1),
     "affine": ({"deformation_mm": 0.0, "scale": 1.06}, 0.12),
