@@ -95,6 +95,7 @@ def plan(voxels: Voxels, config: Config, device: torch.device) -> Plan:
 def _feature_bytes(voxels: Voxels, config: Config) -> float:
     """Descriptors of both scans, and those of the warped scan with their residual: of all channels, or one by one."""
     channels = max(FEATURE_CHANNELS.get(name, 0) for name in (config.similarity.name, config.method))
+    channels += sum(FEATURE_CHANNELS.get(choice.name, 0) for choice in config.further_similarities)
     both = voxels.working + CONTINUED * voxels.moving
     if config.half_precision and channels:
         return (2 * channels + 4) * both + 8 * voxels.working

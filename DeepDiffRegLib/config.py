@@ -140,6 +140,8 @@ class Config:
     """The fully resolved configuration of one run: the four choices that compose, and where it runs.
 
     model: file with a network's weights, for methods that need one.
+    further_similarities: compared beside ``similarity``, on the scans themselves also where that compares learned features; the
+    weight of each is its force relative to the one of ``similarity``.
     half_precision: keep the features of similarities that compare descriptors (MIND) in 16 bits: less memory, some time.
     intermediate: write the maps phi_t at this many times from 0 to 1, both included, and every stored velocity (0: none).
     """
@@ -153,6 +155,7 @@ class Config:
     start: Start = field(default_factory=Start)
     transform: Choice = field(default_factory=lambda: Choice("diffeomorphic"))
     similarity: Choice = field(default_factory=lambda: Choice("lncc", {"radius_voxels": 2}))
+    further_similarities: tuple[Choice, ...] = ()
     regularization: tuple[Choice, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
     prompts: PromptOptions = field(default_factory=PromptOptions)
@@ -168,6 +171,10 @@ class Config:
             raise ConfigError(
                 f"intermediate: 0 or a number from 2 to {MOST_FRAMES} is needed, got {self.intermediate!r}"
             )
+        if self.further_similarities and not self.similarity.weight:
+            raise ConfigError("further_similarities: their force is relative to that of similarity, whose weight is 0")
+        if any(not choice.weight > 0 for choice in self.further_similarities):
+            raise ConfigError(f"further_similarities: weights must be positive, got {self.further_similarities}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default spelled out."""
@@ -232,6 +239,7 @@ _CONVERTERS = {
     (Config, "transform"): choice,
     (Config, "similarity"): choice,
     (Start, "similarity"): choice,
+    (Config, "further_similarities"): choices,
     (Config, "regularization"): choices,
 }
 

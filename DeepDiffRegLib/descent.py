@@ -18,18 +18,16 @@ from .geometry.grid import Geometry
 from .geometry.sampling import index_matrix, per_component, pull_gradient, warp, warped_gradient
 from .memory import give_back
 from .progress import Progress, Step
-from .prompts.base import ImageTerm, balance
+from .prompts.base import PROMPTS, SCANS, ImageTerm, balance
 from .prompts.landmarks import LandmarkPrompt
 from .regularization.base import Regularizer
 from .result import HistoryEntry, Status
 from .transforms.base import Transform
-from .transforms.model import Model
+from .transforms.model import Model, Push
 
 WINDOW = 10
 """Iterations over which the decrease of the loss is judged."""
 LANDMARK_STEP_VOXELS = 1.0
-SCANS = "scans"
-"""Name of the term that compares the scans; the forces of all other terms are balanced against it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ class Descent:
     """One run over levels, coarse to fine. ``levels`` are made when they are needed and dropped after.
 
     iterations, voxels: planned per level, for the progress bar. tolerance: a level ends when the loss falls by less than this
-    share per iteration over the last ``WINDOW``.
+    share per iteration over the last ``WINDOW``. prompt_weight: step of the prompts relative to the scans', for models that give
+    them one of their own.
     """
 
     model: Model
@@ -71,6 +70,7 @@ class Descent:
     device: torch.device | str = "cpu"
     work: Sequence[float] = ()
     span: tuple[float, float] = (0.0, 1.0)
+    prompt_weight: float = 1.0
     history: list[HistoryEntry] = field(default_factory=list)
     _scan_force: float = 0.0
 
@@ -104,9 +104,9 @@ class Descent:
         for iteration in range(level.iterations):
             if self.progress.cancelled():
                 return Status.CANCELLED
-            terms, force, prompt_force = self._energy(level, factors)
+            terms, forces = self._energy(level, factors)
             loss = sum(terms.values())
-            pushes = [float(f.sum()) for f in (force, prompt_force) if f is not None]
+            pushes = [float(force.sum()) for force in forces.values()]
             if not all(math.isfinite(v) for v in (loss, *pushes)):
                 return Status.DIVERGED
             self.history.append(HistoryEntry(self.stage, number, iteration, loss, terms))
@@ -115,9 +115,9 @@ class Descent:
                 return Status.CANCELLED
             if self.model.judge(loss):
                 losses.append(loss)
-                self.model.step(force, prompt_force)
+                self.model.step(forces.pop(SCANS), self._apart(level, forces))
                 self._pull_landmarks(level)
-            del force, prompt_force  # else they would stay until the next ones are complete
+            del forces  # else they would stay until the next ones are complete
             if self.model.stuck:
                 return Status.CONVERGED
             if self.span[0] < self.span[1]:  # not for the trials of an alignment
@@ -126,15 +126,13 @@ class Descent:
                 return Status.CONVERGED
         return Status.MAX_STEPS
 
-    def _energy(
-        self, level: Level, factors: dict[str, float]
-    ) -> tuple[dict[str, float], torch.Tensor, torch.Tensor | None]:
-        """Value of each term, the force of scans and regularizers, and that of prompts (None without any).
+    def _energy(self, level: Level, factors: dict[str, float]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """Value of each term, and the force of each group; that of the scans is always there and has the regularizers'.
 
         ``factors`` are fixed in the level's first iteration.
         """
         u = self.model.displacement()
-        forces: list[torch.Tensor | None] = [None, None]
+        forces: dict[str, torch.Tensor] = {}
         values: dict[str, float] = {}
         with torch.no_grad():
             for term in level.terms:
@@ -142,15 +140,20 @@ class Descent:
                 if term.name not in factors:
                     several = len(level.terms) > 1 or (self.landmarks is not None and self.model.descends_energy)
                     self._weigh(term, pushed, factors, several)
-                factor, side = factors[term.name], int(term.name != SCANS)
+                factor = factors[term.name]
                 values[term.name] = factor * value
                 pushed = pushed if factor == 1.0 else pushed.mul_(factor)
-                forces[side] = pushed if forces[side] is None else forces[side].add_(pushed)
-            forces[0] = torch.zeros_like(u) if forces[0] is None else forces[0]
-            self._regularize(level, u, forces[0], values)
-            forces[1] = self._landmark_force(level, u, forces, values, factors)
+                forces[term.group] = forces[term.group].add_(pushed) if term.group in forces else pushed
+            forces.setdefault(SCANS, torch.zeros_like(u))
+            self._regularize(level, u, forces[SCANS], values)
+            self._landmark_force(level, u, forces, values, factors)
             values.update(self.model.energy())
-        return values, forces[0], forces[1]
+        return values, forces
+
+    def _apart(self, level: Level, forces: dict[str, torch.Tensor]) -> list[Push]:
+        """What remains beside the scans' force: further similarities, then the prompts."""
+        weights = {term.group: term.weight for term in level.terms} | {PROMPTS: self.prompt_weight}
+        return [Push(name, force, weights[name]) for name, force in forces.items()]
 
     def _weigh(self, term: ImageTerm, pushed: torch.Tensor, factors: dict[str, float], several: bool) -> None:
         """Fix a term's factor: its weight for the scans (always first), balanced against the scans' force for others."""
@@ -173,20 +176,20 @@ class Descent:
         self,
         level: Level,
         u: torch.Tensor,
-        forces: list[torch.Tensor | None],
+        forces: dict[str, torch.Tensor],
         values: dict[str, float],
         factors: dict[str, float],
-    ) -> torch.Tensor | None:
-        """The prompts' force with the landmarks' added, for models that store no displacement.
+    ) -> None:
+        """Add the landmarks' force to the prompts', for models that store no displacement.
 
         The others are pulled after the step instead; for both the landmarks' energy is reported. Models that descend an energy
         get its derivative, balanced once per level as if every landmark missed by one standard deviation.
         """
         if self.landmarks is None:
-            return forces[1]
+            return
         if self.model.stores_displacement:
             values["landmarks"] = self.landmarks.energy(u, level.geometry, level.geometry.spacing_mm)
-            return forces[1]
+            return
         spacing = per_component(level.geometry.spacing_mm, u)
         mm = u * spacing
         if self.model.descends_energy:
@@ -197,13 +200,13 @@ class Descent:
             value, push = self.landmarks.value_and_force(mm, level.geometry)
             values["landmarks"] = factors["landmarks"] * value
             push.mul_(spacing).mul_(factors["landmarks"])
-            return push if forces[1] is None else forces[1].add_(push)
-        values["landmarks"] = self.landmarks.energy(mm, level.geometry)
-        limit = LANDMARK_STEP_VOXELS * min(level.geometry.spacing_mm)
-        wanted = self.landmarks.pull(mm, level.geometry, limit).sub_(mm).div_(spacing)
-        strongest, own = float(forces[0].abs().max()), float(wanted.abs().max())
-        wanted.mul_(-self.landmark_weight * balance(own, strongest) * min(1.0, own))
-        return wanted if forces[1] is None else forces[1].add_(wanted)
+        else:
+            values["landmarks"] = self.landmarks.energy(mm, level.geometry)
+            limit = LANDMARK_STEP_VOXELS * min(level.geometry.spacing_mm)
+            push = self.landmarks.pull(mm, level.geometry, limit).sub_(mm).div_(spacing)
+            strongest, own = float(forces[SCANS].abs().max()), float(push.abs().max())
+            push.mul_(-self.landmark_weight * balance(own, strongest) * min(1.0, own))
+        forces[PROMPTS] = push if PROMPTS not in forces else forces[PROMPTS].add_(push)
 
     def _pull_landmarks(self, level: Level) -> None:
         if self.landmarks is None or not self.model.stores_displacement:

@@ -11,12 +11,12 @@ import torch
 
 from .config import Choice, Config
 from .data.pair import Pair, Prompts
-from .descent import SCANS, Level
+from .descent import Level
 from .geometry.grid import Geometry
 from .geometry.pyramid import Pyramid, level_geometry, resample
 from .preprocess.intensity import normalized
 from .preprocess.region import Region, cut_faces, foreground_box_mm, solving_region
-from .prompts.base import ImageTerm
+from .prompts.base import SCANS, ImageTerm
 from .prompts.labels import LabelPrompt
 from .prompts.masks import MaskPrompt
 from .prompts.proposals import Views
@@ -101,12 +101,29 @@ class Problem:
         regularization: tuple[Choice, ...] = (),
         labels: LabelPrompt | None = None,
         half: bool = False,
+        further: tuple[Choice, ...] = (),
     ) -> Level:
         """Everything one level compares: the scans, then label pairs. box: the part of the fixed grid that is solved.
 
-        half: keep features that are compared channel by channel in half precision.
+        half: keep features that are compared channel by channel in half precision. further: compared beside ``similarity``, always
+        the scans themselves.
         """
-        fixed_geometry, moving_geometry = self.level_geometries(box, factor, minimum_size)
+        grids = self.level_geometries(box, factor, minimum_size)
+        terms = [self._term(SCANS, similarity, grids, world, half)] if similarity.weight else []
+        plain = replace(self, features=None)
+        for number, choice in enumerate(further):
+            name = f"{SCANS}: {choice.name}" + (f" {number + 1}" if number else "")
+            terms.append(replace(plain._term(name, choice, grids, world, half), group=name))
+        if labels is not None:
+            terms += [self._on_device(t) for t in labels.terms(*grids, factor >= COARSE_FACTOR)]
+        regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
+        return Level(grids[0], terms, iterations, world, regularizers)
+
+    def _term(
+        self, name: str, similarity: Choice, grids: tuple[Geometry, Geometry], world: np.ndarray, half: bool
+    ) -> ImageTerm:
+        """Both scans as one similarity compares them on the grids of a level (fixed, moving)."""
+        fixed_geometry, moving_geometry = grids
         measure = SIMILARITIES.build(similarity.name, **similarity.options)
         fixed, moving = self._compared(fixed_geometry, moving_geometry)
         unknown_beyond = self.moving_is_cut or measure.oriented or self.features is not None
@@ -120,8 +137,8 @@ class Problem:
             seen = resample(seen, moving_geometry, parallel, "zeros", blur=False)
             moving, moving_geometry = resample(moving, moving_geometry, parallel, blur=False), parallel
         dtype = torch.float16 if half and has_half(similarity, self.features is not None) else None
-        scans = ImageTerm(
-            SCANS,
+        return ImageTerm(
+            name,
             measure.features(fixed, fixed_geometry.spacing_mm, dtype),
             measure.features(moving, moving_geometry.spacing_mm, dtype),
             moving_geometry,
@@ -130,13 +147,6 @@ class Problem:
             self.masks.fixed_weight(fixed_geometry),
             seen,
         )
-        terms = [scans] if similarity.weight else []
-        if labels is not None:
-            terms += [
-                self._on_device(t) for t in labels.terms(fixed_geometry, moving_geometry, factor >= COARSE_FACTOR)
-            ]
-        regularizers = [(c.weight, REGULARIZERS.build(c.name, **c.options)) for c in regularization]
-        return Level(fixed_geometry, terms, iterations, world, regularizers)
 
     def _compared(self, fixed: Geometry, moving: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
         """The channels of both scans on the grids of a level: of one resolution of the features, or the scans themselves."""

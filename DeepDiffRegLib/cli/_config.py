@@ -138,7 +138,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
 def _check(config: Config) -> None:
     for registry, name in ((METHODS, config.method), (TRANSFORMS, config.transform.name)):
         registry[name]
-    for choice in (config.similarity, config.start.similarity):
+    for choice in (config.similarity, config.start.similarity, *config.further_similarities):
         SIMILARITIES[choice.name]
     if config.threads is not None and config.threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {config.threads}")

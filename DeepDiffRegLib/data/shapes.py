@@ -207,6 +207,8 @@ def _distance(mask: np.ndarray) -> np.ndarray:
 def _paint(rng: np.random.Generator, drawn: Drawn, size: int, inner: int) -> ShapePair:
     geometry = Geometry.identity((size, size), FIELD_OF_VIEW_MM / size)
     grays = rng.integers(0, GRAYS, len(drawn)) / (GRAYS - 1)
+    while not grays.any():  # all like the background: nothing would be seen
+        grays = rng.integers(0, GRAYS, len(drawn)) / (GRAYS - 1)
     images, labels = [], []
     for side in (0, 1):
         values, names = np.zeros((size, size)), np.zeros((size, size), np.int32)

@@ -121,6 +121,8 @@ def linear_field(
     for row in range(d):
         total = torch.as_tensor(matrix[row, d], dtype=torch.float64, device=device)
         for component, n in enumerate(shape[::-1]):
+            if matrix[row, component] == 0.0:
+                continue
             axis = torch.arange(n, dtype=torch.float64, device=device) * float(matrix[row, component])
             total = total + axis.reshape(-1, *(1,) * component)
         out[0, row] = total

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..geometry.grid import Geometry
 from ..geometry.smoothing import gaussian
-from ..transforms.model import pin_faces
+from ..transforms.model import Push, pin_faces
 from ..transforms.svf import SVFModel
 from ._belief import LevelPrior, VelocityPrior
 
@@ -37,11 +39,11 @@ class PriorSVFModel(SVFModel):
         distance, smoothness = self._held.distance(self._u)[0], self._held.smoothness(self._u)[0]
         return {"posterior": distance, "smoothness": smoothness} if self._held.roughness else {"posterior": distance}
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
         slope = self._held.smoothness(self._u)[1]
         if slope is not None:
             force.add_(slope)
-        added = self._u.add_(self.move(force, prompt_force)).sub_(self._held.mean)
+        added = self._u.add_(self.move(force, apart)).sub_(self._held.mean)
         gaussian(added, self.sigma_warp, out=added)
         self._held.drawn(added.add_(self._held.mean), self._adam.scale().reciprocal_().mul_(self.rate))
         pin_faces(self._u, self.pinned)

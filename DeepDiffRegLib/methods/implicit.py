@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from ..config import Choice
-from ..descent import SCANS, Descent, Level
+from ..descent import Descent, Level
 from ..errors import Cancelled, ConfigError, RegistrationError, ShapeError
 from ..geometry.grid import Geometry
 from ..geometry.pyramid import Pyramid
 from ..progress import Progress
-from ..prompts.base import ImageTerm
+from ..prompts.base import SCANS, ImageTerm
 from ..registry import nearest
 from ..regularization import REGULARIZERS
 from ..result import HistoryEntry, Status

@@ -95,7 +95,6 @@ class Iterative:
         landmarks = begin(model, start, problem, box, schedule, landmarks)
         if landmarks is not None:
             progress.preview(model, start.world.homogeneous)
-        model.prompt_weight = config.prompts.label_weight
         labels = label_prompt(prompts, config)
         used = [(f, n) for f, n in zip(schedule.factors, schedule.iterations) if n > 0] or [(schedule.factors[0], 0)]
         matrix = start.world.homogeneous
@@ -110,12 +109,13 @@ class Iterative:
                 config.regularization,
                 labels,
                 config.half_precision,
+                config.further_similarities,
             )
             for f, n in used
         ]
         outcome = Descent(
             model, levels, progress, STAGE, landmarks, config.prompts.landmark_weight, schedule.tolerance, problem.device,
-            [n / f**box.ndim for f, n in used], span,
+            [n / f**box.ndim for f, n in used], span, config.prompts.label_weight,
         ).run()  # fmt: skip
         unsteered = landmarks is None or outcome.status is Status.CANCELLED
         inner = outcome.transform if unsteered else meet(landmarks, model, outcome.transform)

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from ..geometry.grid import Geometry
     from ..similarity.base import Similarity
 
+SCANS, PROMPTS = "scans", "prompts"
+"""Groups of terms; also the name of the term that compares the scans: the forces of all other terms are balanced against it."""
+
 
 @dataclass(frozen=True)
 class ImageTerm:
-    """Two multi-channel images to be matched beside the scans.
+    """Two multi-channel images to be matched: what is compared of the scans, or what a prompt adds.
 
     fixed: (1, C, *level shape). moving: (1, C, *moving_geometry.shape), sampled through the current map with zeros outside.
     similarity: compares the channels. weight: force relative to the scans' (kappa of ``balance``). fixed_weight:
     (1, 1, *level shape) in [0, 1], or None for 1 everywhere. moving_weight: the same on the moving grid, to be warped.
+    group: terms of one group make one force; models may give every group but the scans' a step of its own.
     """
 
     name: str
@@ -32,6 +36,7 @@ class ImageTerm:
     weight: float = 1.0
     fixed_weight: torch.Tensor | None = None
     moving_weight: torch.Tensor | None = None
+    group: str = SCANS
 
 
 def balance(prompt_gradient_max: float, image_gradient_max: float, kappa: float = 1.0) -> float:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..geometry.grid import Geometry
 from ..geometry.sampling import index_matrix, warp
 from ..similarity.mean_squares import MeanSquares
-from .base import ImageTerm
+from .base import PROMPTS, ImageTerm
 from .distance import signed_distance, soft_segment
 
 COARSE_TAU_MM, FINE_TAU_MM = 4.0, 1.5
@@ -142,6 +142,7 @@ class LabelPrompt:
             weight=self.weight,
             fixed_weight=self._fixed_weight(chunk, geometries[0]),
             moving_weight=_covered(self.moving_labels.geometry, geometries[1]),
+            group=PROMPTS,
         )
 
     def _fixed_weight(self, chunk: list[list[int]], geometry: Geometry) -> torch.Tensor | None:

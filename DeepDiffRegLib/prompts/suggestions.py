@@ -21,7 +21,7 @@ from ._views import SCALES, Sight, Views, seen_from
 from .proposals import STRUCTURE, Proposal, checked, default_radius_mm, propose, tolerance_mm
 
 MOST = 20
-LATTICE = 600
+LATTICE = 350
 """At most about this many places are looked at."""
 MOST_VOXELS = 1_000_000
 """Of the finer of the two grids: large scans are looked at more coarsely."""
@@ -39,7 +39,7 @@ APART = 0.8
 CONFIRMED = 0.3
 """Places whose proposal is at least this sure come first; what is missing is filled with the surest of the others, for a person to
 drag."""
-TRIALS_PER_PLACE = 4
+TRIALS_PER_PLACE = 3
 LEAST_SHIFT = 0.5
 """A proposal nearer to the map's place than this share of the tolerance would change nothing."""
 

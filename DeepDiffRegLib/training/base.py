@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 
 from ..networks.base import Prediction, Stored
@@ -67,18 +69,34 @@ class Deformed:
         return warped(self.fixed, self.mapping.backward)
 
 
+@dataclass(frozen=True)
+class Told:
+    """Features of one batch at one resolution, before any map is sought.
+
+    features: fixed and moving, (B, C, *shape). batch: scans and labels on the same voxels. stride: voxels of the scans per voxel.
+    draws: random numbers of every pair.
+    """
+
+    features: tuple[torch.Tensor, torch.Tensor]
+    batch: Batch
+    stride: int
+    draws: tuple[np.random.Generator, ...]
+
+
 class Loss(ABC):
     """One term of the energy: mean over the pairs of a batch, a scalar tensor that tracks gradients.
 
     kinds: the predictions it can judge. probabilistic: whether it needs a variance; local: local weights of the kernels. needs: keys
-    of the batch. both_ways: whether it judges a batch whose second half is the first with exchanged roles.
+    of the batch. both_ways: whether it judges a batch whose second half is the first with exchanged roles. of_features: whether it
+    judges features (``Told``) instead of maps (``Deformed``).
     """
 
     kinds: ClassVar[tuple[str, ...]] = EVERY_KIND
     probabilistic: ClassVar[bool] = False
     local: ClassVar[bool] = False
     both_ways: ClassVar[bool] = False
+    of_features: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def __call__(self, case: Deformed) -> torch.Tensor: ...
+    def __call__(self, case: Any) -> torch.Tensor: ...

@@ -1,7 +1,8 @@
 """Training of a network that gives features: pairs in, losses of the maps that the solver finds on those features.
 
 The loss is the mean over all resolutions, each judged with scans and labels of its own. Gradients reach the network through the
-solver as a layer (``methods.implicit``). Jena et al., 2024.
+solver as a layer (``methods.implicit``; Jena et al., 2024). Losses that judge features themselves need no map: in steps where only
+such count, none is sought.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from ..geometry.sampling import index_matrix, sample, warp_index
 from ..methods.features import feature_grids
 from ..methods.implicit import Layer, Solved, solve
 from ..networks.base import FeatureNetwork, Prediction
-from .base import Ask, Batch, Deformed
+from .base import Ask, Batch, Deformed, Told
 from .mapping import Mapping
 from .streams import numbers
 from .tasks import DrawnTask, Term, both_ways
 
-COIN = 9
-"""Stream of random numbers: which of the two scans a step learns from."""
+COIN, TOLD = 9, 10
+"""Streams of random numbers: which of the two scans a step learns from; where losses look at features."""
 ROLES = ("fixed", "moving")
 
 
@@ -82,13 +83,25 @@ class FeatureTask(DrawnTask):
 
     def loss(self, ask: Ask, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the scales that take part in ``step`` of the weighted sum, and of each term by its name."""
+        rows = batch["row"].tolist()
         batch = {name: tensor for name, tensor in batch.items() if name != "row"}
         if any(term.loss.both_ways for term in self.active(step)):
-            batch = both_ways(batch)
-        found = self._solved(ask, batch, self.layer_of(step), self.learns(step))
-        scales = [self._judged(batch, scale, stride, step) for scale, stride in zip(zip(*found), self.network.strides)]
-        parts = {name: sum(own[name] for _, own in scales) / len(scales) for name in scales[0][1]}
-        return sum(total for total, _ in scales) / len(scales), parts
+            batch, rows = both_ways(batch), rows * 2
+        layer, judged = self.layer_of(step), []
+        features = self._asked(ask, batch, layer, self.learns(step))
+        of_features = {term.loss.of_features for term in self.active(step)}
+        if True in of_features:
+            both = zip(features["fixed"], features["moving"])
+            judged += [self._told(batch, pair, stride, step, rows) for pair, stride in zip(both, self.network.strides)]
+        if False in of_features:
+            found = zip(*self._solved(features, batch, layer))
+            judged += [self._judged(batch, scale, stride, step) for scale, stride in zip(found, self.network.strides)]
+        parts: dict[str, torch.Tensor] = {}
+        count = len(layer.iterations)
+        for _, own in judged:
+            for name, value in own.items():
+                parts[name] = parts.get(name, 0.0) + value / count
+        return sum(total for total, _ in judged) / count, parts
 
     def layer_of(self, step: int) -> Layer:
         """The layer with the scales and iterations of a step."""
@@ -105,20 +118,31 @@ class FeatureTask(DrawnTask):
     def found(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         """The map of one pair (1, 1, *shape), as a user would have it found: u (1, d, *shape) in voxels, on all scales."""
         with torch.no_grad():
-            (scales,) = self._solved(self.network, {"moving": moving, "fixed": fixed}, self.layer, ())
+            pair = {"moving": moving, "fixed": fixed}
+            (scales,) = self._solved(self._asked(self.network, pair, self.layer, ()), pair, self.layer)
         return resample_displacement(scales[-1].displacement, scales[-1].geometry, self._grid(fixed))
 
     def _joins(self) -> tuple[int, ...]:
         return self.curriculum.joins or (0,) * (len(self.network.strides) - 1)
 
-    def _solved(self, ask: Ask, batch: Batch, layer: Layer, learns: tuple[str, ...]) -> list[tuple[Solved, ...]]:
-        """The maps of every pair, coarse to fine. learns: the scans whose features track gradients."""
-        finest = self.network.strides[len(layer.iterations) - 1]
-        features, grids = {}, {}
+    def _asked(
+        self, ask: Ask, batch: Batch, layer: Layer, learns: tuple[str, ...]
+    ) -> dict[str, tuple[torch.Tensor, ...]]:
+        """Features of both scans, coarse to fine, as far as the layer goes. learns: the scans whose features track gradients."""
+        features = {}
         for role in ROLES:
             with torch.set_grad_enabled(role in learns):
-                features[role] = ask(batch[role], finest)
-            grids[role] = feature_grids(self._grid(batch[role]), self.network, finest)
+                features[role] = ask(batch[role], self._finest(layer))
+        return features
+
+    def _finest(self, layer: Layer) -> int:
+        return self.network.strides[len(layer.iterations) - 1]
+
+    def _solved(
+        self, features: dict[str, tuple[torch.Tensor, ...]], batch: Batch, layer: Layer
+    ) -> list[tuple[Solved, ...]]:
+        """The maps of every pair, coarse to fine."""
+        grids = {role: feature_grids(self._grid(batch[role]), self.network, self._finest(layer)) for role in ROLES}
 
         def pyramid(role: str, row: int) -> Pyramid:
             return Pyramid(tuple((image[row : row + 1], grid) for image, grid in zip(features[role], grids[role])))
@@ -138,6 +162,15 @@ class FeatureTask(DrawnTask):
         prediction = Prediction((u,), "displacement", 1.0, (1.0,) * (u.ndim - 2))
         here = {name: self._scaled(tensor, stride) for name, tensor in batch.items()}
         return self.summed(Deformed(here, prediction, Mapping(prediction, tuple(u.shape[2:]))), step)
+
+    def _told(
+        self, batch: Batch, features: tuple[torch.Tensor, torch.Tensor], stride: int, step: int, rows: list[int]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Losses of one scale's features of all pairs."""
+        needed = {key for term in self.active(step) if term.loss.of_features for key in term.loss.needs}
+        here = {name: self._scaled(batch[name], stride) for name in sorted(needed)}
+        draws = tuple(numbers(self.seed, step, TOLD, row, stride) for row in rows)
+        return self.summed(Told(features, here, stride, draws), step, of_features=True)
 
     def _scaled(self, tensor: torch.Tensor, stride: int) -> torch.Tensor:
         """Scans or label maps (B, 1, *shape) at the voxels of the features of this stride."""

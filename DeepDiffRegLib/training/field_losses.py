@@ -1,4 +1,4 @@
-"""How smooth a displacement or a sequence of velocities is."""
+"""How smooth a displacement or a sequence of velocities is, and how far from the known one."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ class LDDMMLoss(Loss):
         modes, eigenvalues = _neumann(tuple(field.shape[2:]))
         spectrum = along_axes(field, [m.to(field) for m in modes])
         return (spectrum * self.operator(eigenvalues).to(field)).square().sum(1).mean()
+
+
+class KnownMapLoss(Loss):
+    """Mean squared distance in voxels of the map to the true one where it is known: for generated pairs.
+
+    The batch holds ``displacement`` (B, d, *shape), voxels, and ``known`` (B, 1, *shape). 0 where nothing is known.
+    """
+
+    needs = ("displacement", "known")
+
+    def __call__(self, case: Deformed) -> torch.Tensor:
+        known = case.batch["known"].to(case.mapping.forward.dtype)
+        missed = (case.mapping.forward - case.batch["displacement"]).square().sum(1, keepdim=True)
+        return (known * missed).sum() / known.sum().clamp(min=1.0)
 
 
 def mean_squared_steps(field: torch.Tensor) -> torch.Tensor:

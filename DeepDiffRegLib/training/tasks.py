@@ -10,11 +10,11 @@ import torch
 
 from ..config import Choice, choice
 from ..errors import ConfigError, InputError
-from ..networks import NETWORKS
+from ..networks import FEATURES, NETWORKS
 from ..networks.base import Network, Prediction, Stored
 from ..networks.posterior import Posterior
 from . import LOSSES
-from .base import Ask, Batch, Deformed, Loss
+from .base import Ask, Batch, Deformed, Loss, Told
 from .kl import KL
 from .mapping import Mapping, looked
 from .streams import numbers, tensors
@@ -75,7 +75,7 @@ def make_terms(choices: Iterable[str | dict[str, Any] | Choice], network: Networ
         when = {k: options.pop(k) for k in WHEN if k in options}
         loss = LOSSES.build(wanted.name, **options)
         if not _fits(loss, network):
-            fitting = [name for name in NETWORKS if _fits(loss, NETWORKS.load(name))]
+            fitting = [name for table in (NETWORKS, FEATURES) for name in table if _fits(loss, table.load(name))]
             raise ConfigError(
                 f"loss {wanted.name!r} does not fit this network ({network.kind}); it fits {', '.join(fitting)}"
             )
@@ -101,7 +101,8 @@ def predicts_variance(network: Network | type[Network]) -> bool:
 
 
 def _fits(loss: Loss, network: Network | type[Network]) -> bool:
-    if network.kind not in loss.kinds:
+    gives_features = bool(getattr(network, "strides", ()))
+    if network.kind not in loss.kinds or (loss.of_features and not gives_features):
         return False
     return (not loss.probabilistic or predicts_variance(network)) and (not loss.local or network.local)
 
@@ -155,9 +156,11 @@ class DrawnTask:
             raise ConfigError(f"training: no loss counts in step {step}; look at their from_step and until_step")
         return active
 
-    def summed(self, case: Deformed, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Weighted sum of the terms and each by its name (unweighted)."""
-        active = self.active(step)
+    def summed(
+        self, case: Deformed | Told, step: int, of_features: bool = False
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weighted sum of the terms that judge maps, or features, and each by its name (unweighted)."""
+        active = [term for term in self.active(step) if term.loss.of_features == of_features]
         parts = {term.name: term.loss(case) for term in active}
         return sum(term.at(step) * parts[term.name] for term in active), parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from ._shooting_metric import Metric, State
 from ._shooting_path import Path, Shooting, ShootingDiverged
 from .base import Transform
 from .kernels import Smoother, along_axes
-from .model import FieldAdam, Model
+from .model import FieldAdam, Model, Push, summed
 from .shooting import ShootingTransform, refined, refinement, rotated
 
 LEAST_VOXELS = 16
@@ -139,9 +140,9 @@ class ShootingModel(Model):
         self.stuck = self._search.stuck
         return False
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
         self.displacement()
-        total = force if prompt_force is None else force.add_(prompt_force)
+        total = summed(force, apart)
         wanted = self._shooting.pull_back(self._path, self._coarse_force(total), self._energy_scale)
         gradient = self._own_gradient(wanted)
         if self._search is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..geometry.grid import Geometry
 from ..geometry.vector_fields import linear_field
 from ..registry import nearest
 from .base import Inverse, ResidualMm, Transform
-from .model import OPTIMIZERS, Adam, Model, Plain
+from .model import OPTIMIZERS, Adam, Model, Plain, Push, summed
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +135,8 @@ class LinearModel(Model):
         matrix = self.geometry.world_to_index[:-1, :-1] @ step[:-1] @ self.geometry.index_to_world
         return linear_field(matrix, self.geometry.shape).to(self._device)
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        force = force if prompt_force is None else force.add_(prompt_force)
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
+        force = summed(force, apart)
         gradient = torch.from_numpy(np.concatenate(self._moments(force)))
         decay = max(0.1, 1 - 0.9 * self._steps.steps / self.decay_steps)
         theta = -self.learning_rate * decay * self._steps.direction(gradient).clamp(-1, 1).numpy()
@@ -143,11 +144,16 @@ class LinearModel(Model):
         generator = np.zeros((d + 1, d + 1))
         generator[:-1, -1] = theta[:d] @ self._shifts
         generator[:-1, :-1] = np.tensordot(theta[d:], self._linear, 1)
+        self._map = AffineTransform.from_homogeneous(self._exponential(generator) @ self._map.homogeneous)
+
+    def _exponential(self, generator: np.ndarray) -> np.ndarray:
+        """Of a homogeneous generator, about the center; that of a translation needs neither."""
+        if not len(self._linear):
+            return np.eye(len(generator)) + generator
         move = torch.linalg.matrix_exp(torch.from_numpy(generator)).numpy()
-        to_center = np.eye(d + 1)
-        to_center[:-1, -1] = self._center
-        move = to_center @ move @ np.linalg.inv(to_center)
-        self._map = AffineTransform.from_homogeneous(move @ self._map.homogeneous)
+        to_center, back = np.eye(len(generator)), np.eye(len(generator))
+        to_center[:-1, -1], back[:-1, -1] = self._center, -self._center
+        return to_center @ move @ back
 
     def _moments(self, force: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """dE/dtheta for the translations and the linear generators, from sums of f and f x y^T over the grid."""
@@ -155,11 +161,13 @@ class LinearModel(Model):
         total, outer = np.zeros(d), np.zeros((d, d))
         flat = force[0].double()
         total[:] = flat.flatten(1).sum(1).cpu().numpy()
+        to_mm = np.linalg.inv(self.geometry.index_to_world[:-1, :-1]).T
+        if not len(self._linear):
+            return self._shifts @ (to_mm @ total), np.zeros(0)
         for axis in range(d):
             keep = d - axis
             marginal = flat.sum([a for a in range(1, d + 1) if a != keep])
             outer[:, axis] = (marginal @ torch.arange(shape[keep - 1], dtype=torch.float64, device=flat.device)).cpu()
-        to_mm = np.linalg.inv(self.geometry.index_to_world[:-1, :-1]).T
         total, outer = to_mm @ total, to_mm @ outer
         world = self._map.homogeneous @ self.geometry.index_to_world
         about_center = outer @ world[:-1, :-1].T + np.outer(total, world[:-1, -1] - self._center)

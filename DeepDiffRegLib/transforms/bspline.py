@@ -14,7 +14,7 @@ from ..errors import GeometryError
 from ..geometry.grid import Geometry
 from .base import Inverse, Transform, round_trip_error
 from .displacement import DisplacementTransform, to_voxels, to_world
-from .model import Adam, Model
+from .model import Adam, Model, Push, summed
 
 CHUNK = 2**15
 """Points evaluated at once: 64 look-ups each."""
@@ -208,8 +208,8 @@ class BSplineModel(Model):
     def displacement(self) -> torch.Tensor:
         return evaluate(self._c, self._control, self.geometry).contiguous()
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        force = force if prompt_force is None else force.add_(prompt_force)
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
+        force = summed(force, apart)
         gradient = evaluate_adjoint(force, self._control, self.geometry)
         self._c.sub_(self._adam.direction(gradient).clamp_(-1, 1), alpha=self.learning_rate)
         self._pin()

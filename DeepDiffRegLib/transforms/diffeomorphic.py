@@ -6,13 +6,15 @@ composition. Update: Jena et al., FireANTs, 2024; greedy composition: Avants et 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..geometry.grid import Geometry
 from ..geometry.smoothing import gaussian
 from ..geometry.vector_fields import compose
 from .displacement import DisplacementModel
-from .model import pin_faces
+from .model import Push, pin_faces
 
 
 class DiffeomorphicModel(DisplacementModel):
@@ -24,7 +26,7 @@ class DiffeomorphicModel(DisplacementModel):
         super().enter(geometry, device)
         self._spare: torch.Tensor | None = None
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        self._spare = compose(self._u, self.move(force, prompt_force), out=self._spare)
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
+        self._spare = compose(self._u, self.move(force, apart), out=self._spare)
         gaussian(self._spare, self.sigma_warp, out=self._u)
         pin_faces(self._u, self.pinned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..geometry.smoothing import gaussian
 from ..geometry.vector_fields import invert, linear_field
 from ..registry import nearest
 from .base import Inverse, ResidualMm, Transform
-from .model import OPTIMIZERS, Model, pin_faces
+from .model import OPTIMIZERS, Model, Push, pin_faces
 
 SAME_GRID_MM = SAME_GRID_VOXELS = 1e-5
 
@@ -154,7 +155,7 @@ class DisplacementModel(Model):
         self.geometry = geometry
         pin_faces(self._u, self.pinned)
         self._adam = OPTIMIZERS[self.optimizer](self._u, self.betas, self.epsilon)
-        self._prompt_adam = None
+        self._adams_apart = {}
 
     def displacement(self) -> torch.Tensor:
         return self._u
@@ -167,27 +168,27 @@ class DisplacementModel(Model):
     def smooth_force(self, force: torch.Tensor) -> torch.Tensor:
         return gaussian(force, self.sigma_gradient)
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        self._u.add_(self.move(force, prompt_force))
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
+        self._u.add_(self.move(force, apart))
         gaussian(self._u, self.sigma_warp, out=self._u)
         pin_faces(self._u, self.pinned)
 
-    def move(self, force: torch.Tensor, prompt_force: torch.Tensor | None) -> torch.Tensor:
-        """The small displacement to take, in voxels; each force contributes at most ``learning_rate`` (times ``prompt_weight``).
+    def move(self, force: torch.Tensor, apart: Sequence[Push]) -> torch.Tensor:
+        """The small displacement to take, in voxels; each force contributes at most ``learning_rate`` (times its weight if apart).
 
         ``rate`` is then what the direction of ``force`` was multiplied by.
-        Prompts have moments of their own: one normalization for both would let a strong prompt silence the scans.
+        Every force has moments of its own: one normalization for all would let a strong prompt silence the scans.
         """
         gaussian(force, self.sigma_gradient, out=force)
         direction, longest = self._adam.direction(force)
         self.rate = self.learning_rate / max(1.0, longest)
         direction.mul_(-self.rate)
-        if prompt_force is not None:
-            if self._prompt_adam is None:
-                self._prompt_adam = OPTIMIZERS[self.optimizer](self._u, self.betas, self.epsilon)
-            gaussian(prompt_force, self.sigma_gradient, out=prompt_force)
-            prompted, longest = self._prompt_adam.direction(prompt_force)
-            direction.sub_(prompted, alpha=self.prompt_weight * self.learning_rate / max(1.0, longest))
+        for push in apart:
+            if push.name not in self._adams_apart:
+                self._adams_apart[push.name] = OPTIMIZERS[self.optimizer](self._u, self.betas, self.epsilon)
+            gaussian(push.force, self.sigma_gradient, out=push.force)
+            own, longest = self._adams_apart[push.name].direction(push.force)
+            direction.sub_(own, alpha=push.weight * self.learning_rate / max(1.0, longest))
         return direction
 
     def finish(self) -> Transform:

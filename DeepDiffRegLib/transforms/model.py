@@ -7,6 +7,8 @@ moves the parameters is the model's matter; so any similarity, regularizer or pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,6 +22,22 @@ Face = tuple[int, int]
 """(component, side): component 0 is x; side 0 the low, -1 the high end of that axis."""
 
 
+@dataclass(frozen=True)
+class Push:
+    """A force beside the scans': (1, d, *shape). name: of its group of terms. weight: of its step, where it has one of its own."""
+
+    name: str
+    force: torch.Tensor
+    weight: float = 1.0
+
+
+def summed(force: torch.Tensor, apart: Sequence[Push]) -> torch.Tensor:
+    """All forces together, in place."""
+    for push in apart:
+        force.add_(push.force)
+    return force
+
+
 class Model(ABC):
     """Parameters on one level of the pyramid.
 
@@ -27,8 +45,7 @@ class Model(ABC):
     take dE/dd at d = 0 of phi o (Id + d) (gradient of the warped scan). stores_displacement: whether u itself is the
     parameter, so that a landmark step may be composed onto it. descends_energy: whether it lowers one energy, so that every
     force, the landmarks' too, has to be the derivative of the reported loss. pinned: faces of the grid that must not move.
-    prompt_weight: step of the prompts relative to the scans'. stuck: no step lowers the loss any more. notes: what happened
-    on the way that the result should say.
+    stuck: no step lowers the loss any more. notes: what happened on the way that the result should say.
     """
 
     derivative: ClassVar[Literal["pull", "warped"]] = "pull"
@@ -36,7 +53,6 @@ class Model(ABC):
     descends_energy: ClassVar[bool] = False
     geometry: Geometry
     pinned: tuple[Face, ...] = ()
-    prompt_weight: float = 1.0
     stuck: bool = False
     notes: tuple[str, ...] = ()
 
@@ -60,11 +76,12 @@ class Model(ABC):
         return True
 
     @abstractmethod
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        """Move the parameters downhill. Both forces are dE/du in voxels and may be overwritten.
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
+        """Move the parameters downhill. All forces are dE/du in voxels and may be overwritten.
 
-        force: of the scans and regularizers. prompt_force: of the user's prompts, balanced against the scans' already. A
-        model may normalize them apart, so that a prompt, strong where it acts, does not slow the scans elsewhere.
+        force: of the scans and regularizers. apart: of the user's prompts and of further similarities, balanced against the
+        scans' already. A model may normalize each by itself, so that one that is strong where it acts does not slow the others
+        elsewhere; ``summed`` is for those that do not.
         """
 
     @abstractmethod

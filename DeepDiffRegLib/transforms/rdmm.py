@@ -16,6 +16,7 @@ from ._shooting_metric import Regional, State
 from ._shooting_model import ShootingModel, carried
 from ._shooting_rhs import gradient
 from .kernels import MultiGaussian
+from .model import Push
 from .shooting import ShootingTransform
 from .stiffness import SMALLEST, GivenWeights, LabelWeights, WeightSource, check_tissues
 
@@ -160,7 +161,7 @@ class RDMMModel(ShootingModel):
             total = (h * wanted[1]).sum() + sum(self._penalties(h).values())
             return [wanted[0], torch.autograd.grad(total, delta)[0]]
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
         """As every shooting model; each ``REFRESH`` steps the penalties change, and the line search is told by how much."""
         self.displacement()
         renewed = self._search is not None and (self._accepted_steps + 1) % REFRESH == 0
@@ -168,7 +169,7 @@ class RDMMModel(ShootingModel):
         self._accepted_steps += 1
         if renewed:
             self._search.forget(sum(self._own_terms().values()) - before)
-        super().step(force, prompt_force)
+        super().step(force, apart)
 
     def _resumed(self, transform: ShootingTransform) -> Block:
         return [transform.state[0].to(self._device)]

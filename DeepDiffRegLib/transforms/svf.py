@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from ..geometry.vector_fields import compose, lands_inside
 from .base import Inverse, ResidualMm, Transform, residual_mm
 from .displacement import DisplacementModel, DisplacementTransform, coarsened, to_voxels, to_world
 from .integrate import INTEGRATORS, integrate, squarings
+from .model import Push
 
 SQUARINGS_WHILE_OPTIMISING = 3
 LOGARITHM_SIGMA_VOXELS = 0.5
@@ -109,8 +111,8 @@ class SVFModel(DisplacementModel):
             self._exponential = integrate(self._u, "scaling_squaring", needed)
         return self._exponential
 
-    def step(self, force: torch.Tensor, prompt_force: torch.Tensor | None = None) -> None:
-        super().step(force, prompt_force)
+    def step(self, force: torch.Tensor, apart: Sequence[Push] = ()) -> None:
+        super().step(force, apart)
         self._exponential = None
 
     def finish(self) -> Transform:

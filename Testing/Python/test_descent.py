@@ -12,11 +12,11 @@ from DeepDiffRegLib.config import Choice, Config, Schedule, Start
 from DeepDiffRegLib.data.image import Image
 from DeepDiffRegLib.data.pair import Pair, Prompts
 from DeepDiffRegLib.data.phantoms import make_pair
-from DeepDiffRegLib.descent import SCANS, WINDOW, Descent, Level, term_force
+from DeepDiffRegLib.descent import WINDOW, Descent, Level, term_force
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.sampling import identity_index
 from DeepDiffRegLib.progress import Progress
-from DeepDiffRegLib.prompts.base import ImageTerm
+from DeepDiffRegLib.prompts.base import SCANS, ImageTerm
 from DeepDiffRegLib.regularization import REGULARIZERS
 from DeepDiffRegLib.result import Status
 from DeepDiffRegLib.session import RegistrationSession
@@ -87,15 +87,17 @@ def test_pull_force_is_the_gradient_of_the_energy(measure, ndim):
 def test_force_with_regularizers_and_second_term_is_the_gradient_of_the_reported_loss():
     """All that ``_energy`` adds up: scans, a weighted second term and two regularizers (float32 tolerance)."""
     geometry = GRIDS[3]
-    second = replace(term_of(geometry, name="second"), moving=waves(geometry, 0.9))
+    second = replace(term_of(geometry, name="second", group="prompts"), moving=waves(geometry, 0.9))
+    third = replace(term_of(geometry, name="third", group="third", weight=2.0), moving=waves(geometry, 0.6))
     penalties = [(0.3, REGULARIZERS.build("diffusion")), (0.1, REGULARIZERS.build("bending"))]
-    level = level_of(geometry, terms=[term_of(geometry), second], regularizers=penalties)
+    level = level_of(geometry, terms=[term_of(geometry), second, third], regularizers=penalties)
     run = descent([level], model="bspline")
     run.model.enter(geometry, "cpu")
     factors: dict[str, float] = {}
     run.model._c = torch.randn_like(run.model._c) * 0.3
-    _, scans, prompts = run._energy(level, factors)
-    force = scans + prompts
+    _, forces = run._energy(level, factors)
+    assert sorted(forces) == ["prompts", "scans", "third"]
+    force = sum(forces.values())
     along = torch.randn_like(run.model._c)
     push = run.model._c
 
@@ -114,8 +116,9 @@ def test_warped_force_is_the_derivative_of_a_composed_step():
     geometry = GRIDS[3]
     run = descent([level_of(geometry)])
     run.model.enter(geometry, "cpu")
-    _, force, prompts = run._energy(level_of(geometry), {})
-    assert prompts is None
+    _, forces = run._energy(level_of(geometry), {})
+    assert list(forces) == [SCANS]
+    force = forces[SCANS]
     d = torch.zeros_like(force)
     d[:, :, 3:-3, 3:-3, 3:-3] = -force[:, :, 3:-3, 3:-3, 3:-3] * (0.02 / float(force.abs().max()))
     level, term = level_of(geometry), term_of(geometry)

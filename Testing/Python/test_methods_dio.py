@@ -123,6 +123,58 @@ def test_scans_as_features_give_the_map_of_the_scans(identity, transform):
     assert np.abs(moved(theirs, points) - points).max() > 0.5
 
 
+class Blind(Identity):
+    """A feature that shows nothing."""
+
+    def features(self, scan, finest):
+        return (torch.zeros_like(scan),)
+
+
+@pytest.mark.parametrize("further", [(), (Choice("lncc"),), (Choice("mind"),)], ids=["alone", "lncc", "mind"])
+def test_further_similarities_see_the_scans_themselves(monkeypatch, further):
+    """Where the features show nothing, the map is the one that the scans give; without them nothing moves."""
+    monkeypatch.setattr(dio, "load_model", lambda path, *_: Model(Blind().eval(), card(sha256="blind")))
+    session = RegistrationSession(pair(), config("models/blind.safetensors", further_similarities=further))
+    session.run()
+    points = np.random.default_rng(0).uniform(6, 22, (40, 3))
+    expected = points
+    if further:
+        plain = RegistrationSession(pair(), config(similarity=further[0]))
+        plain.run()
+        expected = moved(plain, points)
+        assert np.abs(expected - points).max() > 0.5
+    assert np.abs(moved(session, points) - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("transform", ["diffeomorphic", "affine"])
+def test_further_similarities_act_by_their_weight(transform):
+    """Squared differences shrink what is darker in the moving scan; correlation leaves it alone, the more the heavier it is."""
+    fixed = scene(GRID)
+    both = Pair(fixed, Image(fixed.tensor * 0.6, fixed.geometry), Prompts())
+    points = np.random.default_rng(0).uniform(8, 20, (60, 3))
+    lengths = []
+    for further in ((), (Choice("ncc", weight=0.5),), (Choice("ncc", weight=4.0),)):
+        preprocess = Preprocess((0.0, 100.0), window=(0.0, 3.0))
+        session = RegistrationSession(
+            both, config(None, transform, further_similarities=further, preprocess=preprocess)
+        )
+        session.run()
+        lengths.append(np.linalg.norm(moved(session, points) - points, axis=1).mean())
+        terms = session.result().history[-1].terms
+        assert set(terms) == ({"scans", "scans: ncc"} if further else {"scans"})
+    assert lengths[2] < 0.8 * lengths[1] < 0.8 * lengths[0]
+
+
+def test_further_similarities_are_checked():
+    with pytest.raises(ConfigError, match="further_similarities: weights must be positive"):
+        Config(further_similarities=(Choice("lncc", weight=0.0),))
+    with pytest.raises(ConfigError, match="relative to that of similarity, whose weight is 0"):
+        Config(similarity=Choice("lncc", weight=0.0), further_similarities=(Choice("mind"),))
+    plain, more = (Config(further_similarities=f) for f in ((), (Choice("mind"),)))
+    assert estimate_bytes(Voxels(*(10**6,) * 3), more) > estimate_bytes(Voxels(*(10**6,) * 3), plain) + 8 * 12 * 10**6
+    assert Config.from_dict(more.to_dict()) == more
+
+
 def test_transforms_and_prompts_change_with_the_same_features(tmp_path, monkeypatch):
     """The network is asked once per scan; every transform brings the scans together, the diffeomorphic ones without folds."""
     asked = []

@@ -149,7 +149,8 @@ def test_loss_of_a_batch_is_the_mean_of_its_pairs():
     task = bed.task_of()
     batch = task.batch(0)
     whole, parts = task.loss(task.network, batch | {"row": torch.arange(2)}, 0)
-    single = [task.loss(task.network, {k: t[row : row + 1] for k, t in batch.items()}, 0)[0] for row in range(2)]
+    alone = [{k: t[row : row + 1] for k, t in batch.items()} | {"row": torch.tensor([row])} for row in range(2)]
+    single = [task.loss(task.network, own, 0)[0] for own in alone]
     assert float(whole.detach()) == pytest.approx(float(sum(single).detach()) / 2, rel=1e-5)
     assert float(whole.detach()) == pytest.approx(float((parts["mse"] + parts["dice"]).detach()), rel=1e-6)
 
@@ -273,6 +274,25 @@ def test_overlap_of_all_labels_at_once_is_that_of_one_after_the_other():
     expected, exact = _one_by_one(u, fixed, moving, wanted)
     assert value == pytest.approx(expected, rel=1e-6) and torch.allclose(slope, exact, atol=1e-7)
     assert float(exact.abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(24, 26), (12, 13, 24)])
+def test_blurred_labels_pull_where_they_do_not_touch(shape):
+    """Without blur there is no force; with it the derivative is that of finite differences, and leads to the partner."""
+    fixed, moving = torch.zeros(1, 1, *shape, dtype=torch.int32), torch.zeros(1, 1, *shape, dtype=torch.int32)
+    fixed[..., 5:8, 5:8], moving[..., 5:8, 14:17] = 1, 1
+    still = torch.zeros(1, len(shape), *shape, dtype=torch.float64)
+
+    def slope(blur_voxels: float, x: float = 0.0) -> tuple[float, float]:
+        u = still.clone()
+        u[:, 0] = x
+        value, gradient = _one_by_one(u, fixed, moving, [1], blur_voxels)
+        return value, float(gradient[:, 0].sum())
+
+    assert abs(slope(0.0)[1]) < 1e-6 and slope(3.0)[1] < -1e-2, "u along x has to grow"
+    secant = (slope(3.0, 0.301)[0] - slope(3.0, 0.299)[0]) / 0.002
+    assert slope(3.0, 0.3)[1] == pytest.approx(secant, rel=1e-5)
+    assert slope(3.0, 9.0)[0] < slope(3.0, 5.0)[0] < slope(3.0)[0]
 
 
 @pytest.fixture

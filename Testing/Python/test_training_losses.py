@@ -75,6 +75,8 @@ def structures(ndim: int) -> dict[str, torch.Tensor]:
         batch[f"{role}_points"] = torch.tensor(points)
         batch[f"{role}_structure"] = torch.tensor(rng.integers(0, 2, (2, 20)))
         batch[f"{role}_distance"] = torch.cat((bumps(shape, seed + 5), bumps(shape, seed + 6)), 1) * 4
+    batch["displacement"] = torch.tensor(rng.normal(size=(2, ndim, *shape)))
+    batch["known"] = torch.tensor(rng.random((2, 1, *shape)) < 0.7)
     return batch
 
 
@@ -211,6 +213,17 @@ def test_diffusion_of_a_shear_is_known():
     prediction = Prediction((field,), "displacement", 1.0, (1.0, 1.0))
     case = Deformed({"fixed": torch.zeros(1, 1, 8, 9)}, prediction, Mapping(prediction, (8, 9)))
     assert float(LOSSES.build("diffusion")(case)) == pytest.approx((0.09 / 2 + 0.04 / 2) / 2)
+
+
+def test_distance_to_the_known_map_is_looked_at_where_it_is_known():
+    case = case_of("displacement", 2)
+    true = case.mapping.forward + torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
+    known = torch.zeros(2, 1, *SHAPES[2], dtype=torch.bool)
+    case.batch.update(displacement=true, known=known)
+    assert float(LOSSES.build("known-map")(case)) == 0.0
+    known[0, :, 2:5], true[:, :, 6:] = True, float("inf")
+    case.batch["displacement"] = true.nan_to_num(posinf=1e3)
+    assert float(LOSSES.build("known-map")(case)) == pytest.approx(25.0)
 
 
 def test_lddmm_norm_is_that_of_the_operator_applied_in_space():

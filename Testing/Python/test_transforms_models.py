@@ -17,7 +17,7 @@ from DeepDiffRegLib.transforms import TRANSFORMS
 from DeepDiffRegLib.transforms.affine import AffineTransform
 from DeepDiffRegLib.transforms.bspline import control_grid, evaluate, evaluate_adjoint
 from DeepDiffRegLib.transforms.displacement import to_voxels
-from DeepDiffRegLib.transforms.model import Adam, FieldAdam, pin_faces
+from DeepDiffRegLib.transforms.model import Adam, FieldAdam, Push, pin_faces
 
 LINEAR = ("translation", "rigid", "similarity", "affine")
 FIELDS = ("bspline", "displacement", "svf", "diffeomorphic")
@@ -135,10 +135,10 @@ def test_a_strong_prompt_does_not_slow_the_scans(name):
     prompt = torch.zeros_like(scans)
     prompt[..., 8:12, 8:12, 2:5] = 1e3
     alone, steered = TRANSFORMS.build(name), TRANSFORMS.build(name)
-    for model, extra in ((alone, None), (steered, prompt)):
+    for model, extra in ((alone, ()), (steered, (prompt,))):
         model.enter(grid, "cpu")
         for _ in range(3):
-            model.step(scans.clone(), None if extra is None else extra.clone())
+            model.step(scans.clone(), [Push("prompts", force.clone()) for force in extra])
     difference = (alone.displacement() - steered.displacement()).abs()
     assert float(difference[..., :6].max()) > 0.1
     assert float(difference[..., 30:].max()) < 1e-3
