@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..geometry.sampling import pull_gradient, warp, warp_index, warped_gradient
+from ..similarity.mean_squares import MeanSquares
 
 CHUNK = 2**22
 """Values of a group of channels that are worked on at once: bounds the scratch memory."""
@@ -57,6 +58,9 @@ class _PullForce(torch.autograd.Function):
     def forward(ctx, fixed, moving, displacement, weight, matrix):
         ctx.save_for_backward(fixed, moving, displacement, weight)
         ctx.matrix = matrix
+        found = MeanSquares().pulled(fixed, moving, weight, displacement, matrix)
+        if found is not None:
+            return found[1]
         residual = _residual(fixed, warp(moving, displacement, matrix), weight)
         return pull_gradient(moving, displacement, matrix, residual)
 

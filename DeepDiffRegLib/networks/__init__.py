@@ -70,6 +70,12 @@ FEATURES = Registry(
         "a large-kernel encoder for each resolution",
         "Jena et al., 2024",
     ),
+    Entry(
+        "mind-net",
+        f"{_HERE}.feature_mind:MINDNet",
+        "self-similarity descriptors with learned corrections: a scan's negative has the same features",
+        "Heinrich et al., 2013",
+    ),
 )
 """Networks that see one scan and give feature images for the solver (method ``dio``)."""
 

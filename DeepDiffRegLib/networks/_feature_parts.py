@@ -8,9 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import ConfigError
+from ..registry import nearest
 from .blocks import CONVOLVE, laid_out
 
 GROUPS = 8
+FADING = 0.02
+"""Share of the newest scan in the statistics of a training."""
 POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 ENLARGE = {2: "bilinear", 3: "trilinear"}
 KERNELS = (3, 5, 1)
@@ -34,24 +38,66 @@ class Convolution(nn.Module):
         return CONVOLVE[self.ndim](laid_out(x), self.weight, self.bias, self.stride, self.padding)
 
 
+class KeptNorm(nn.GroupNorm):
+    """Group normalization that keeps the mean statistics of the scans it is trained on and, evaluated, goes by those.
+
+    A scan's own mean and variance depend on how much of a body it shows, and every feature with them.
+    """
+
+    def __init__(self, groups: int, channels: int):
+        super().__init__(groups, channels)
+        for name, value in (("mean", torch.zeros(groups)), ("square", torch.ones(groups)), ("seen", torch.zeros(()))):
+            self.register_buffer(name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self._keep(x.detach())
+            return super().forward(x)
+        per_group = self.num_channels // self.num_groups
+        mean, square = (t.repeat_interleave(per_group) for t in (self.mean, self.square))
+        scale = self.weight * ((square - mean**2).clamp(min=0) + self.eps).rsqrt()
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        return torch.addcmul((self.bias - mean * scale).reshape(shape), x, scale.reshape(shape))
+
+    def _keep(self, x: torch.Tensor) -> None:
+        """The first scans count alike, later ones fade away."""
+        with torch.no_grad():
+            variance, mean = torch.var_mean(x.float().reshape(len(x), self.num_groups, -1), -1, correction=0)
+            self.seen += 1
+            rate = (1 / self.seen).clamp(min=FADING)
+            self.mean.lerp_(mean.mean(0), rate)
+            self.square.lerp_((variance + mean**2).mean(0), rate)
+
+
+STATISTICS = {"scan": nn.GroupNorm, "training": KeptNorm}
+"""Whose mean and variance a trained network normalizes by."""
+
+
+def check_statistics(name: str) -> None:
+    """``ConfigError`` for a word that is not of ``STATISTICS``."""
+    if name not in STATISTICS:
+        raise ConfigError(f"statistics: unknown value {name!r}{nearest(name, STATISTICS)}")
+
+
 class GroupConvolution(nn.Module):
     """Group normalization, convolution without bias, leaky ReLU (slope 0: plain)."""
 
-    def __init__(self, ndim: int, inputs: int, outputs: int, slope: float):
+    def __init__(self, ndim: int, inputs: int, outputs: int, slope: float, statistics: str = "scan"):
         super().__init__()
         self.slope = slope
-        self.normalize = nn.GroupNorm(GROUPS if inputs % GROUPS == 0 else 1, inputs)
+        self.normalize = STATISTICS[statistics](GROUPS if inputs % GROUPS == 0 else 1, inputs)
         self.convolve = Convolution(ndim, inputs, outputs, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(self.convolve(self.normalize(x)), self.slope, inplace=True)
 
 
-def twice(ndim: int, inputs: int, outputs: int, slope: float, down: bool) -> nn.Sequential:
+def twice(ndim: int, inputs: int, outputs: int, slope: float, down: bool, statistics: str = "scan") -> nn.Sequential:
     """Two of them; on the way down the first one has half the channels of the second, but no fewer than come in."""
     between = max(outputs // 2, inputs) if down else outputs
     return nn.Sequential(
-        GroupConvolution(ndim, inputs, between, slope), GroupConvolution(ndim, between, outputs, slope)
+        GroupConvolution(ndim, inputs, between, slope, statistics),
+        GroupConvolution(ndim, between, outputs, slope, statistics),
     )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
-from ._feature_parts import POOL, Convolution, GroupConvolution, twice
+from ._feature_parts import POOL, Convolution, GroupConvolution, check_statistics, twice
 from .base import Architecture, FeatureNetwork
 
 
@@ -19,7 +19,8 @@ class FeatureUNetArchitecture(Architecture):
     """levels: channels per level, fine to coarse. channels: of the features. scales: how many resolutions come out.
 
     heads: levels that have weights for an output, fine to coarse; those beyond ``scales`` exist in the authors' network only.
-    slope: of the leaky ReLU.
+    slope: of the leaky ReLU. statistics: mean and variance of each ``scan``, or, once trained, those of the ``training``: features
+    then do not depend on how much a scan shows, and follow other contrasts less well.
     """
 
     levels: tuple[int, ...] = (16, 16, 32, 32, 64)
@@ -27,9 +28,11 @@ class FeatureUNetArchitecture(Architecture):
     scales: int = 3
     heads: int = 5
     slope: float = 0.01
+    statistics: str = "scan"
 
     def __post_init__(self):
         super().__post_init__()
+        check_statistics(self.statistics)
         if not 1 <= self.scales <= self.heads <= len(self.levels):
             raise ConfigError(
                 f"FeatureUNetArchitecture: 1 <= scales <= heads <= number of levels is needed, got scales {self.scales}, heads "
@@ -50,14 +53,15 @@ class FeatureUNet(FeatureNetwork):
     def __init__(self, architecture: FeatureUNetArchitecture | None = None):
         super().__init__()
         self.architecture = a = architecture or self.variant()
-        d, slope = a.ndim, a.slope
-        self.down = nn.ModuleList(twice(d, i, o, slope, down=True) for i, o in zip((1, *a.levels), a.levels))
+        d, slope, own = a.ndim, a.slope, {"statistics": a.statistics}
+        self.down = nn.ModuleList(twice(d, i, o, slope, down=True, **own) for i, o in zip((1, *a.levels), a.levels))
         coarse_to_fine = a.levels[::-1]
         self.up = nn.ModuleList(
-            twice(d, below + own, own, slope, down=False) for below, own in zip(coarse_to_fine, coarse_to_fine[1:])
+            twice(d, below + here, here, slope, down=False, **own)
+            for below, here in zip(coarse_to_fine, coarse_to_fine[1:])
         )
         self.head = nn.ModuleList(
-            nn.Sequential(GroupConvolution(d, c, a.channels, slope), Convolution(d, a.channels, a.channels))
+            nn.Sequential(GroupConvolution(d, c, a.channels, slope, **own), Convolution(d, a.channels, a.channels))
             for c in a.levels[: a.heads]
         )
         self.multiple = 2 ** (len(a.levels) - 1)
@@ -84,12 +88,17 @@ class FeatureUNet(FeatureNetwork):
 class EncodersArchitecture(Architecture):
     """levels: channels per level, fine to coarse; the encoder of stride 2^k has the first k + 1. channels: of the features.
 
-    slope: of the leaky ReLU, 0 for the plain one.
+    slope: of the leaky ReLU, 0 for the plain one. statistics: as in ``FeatureUNetArchitecture``.
     """
 
     levels: tuple[int, ...] = (16, 32, 64)
     channels: int = 16
     slope: float = 0.0
+    statistics: str = "scan"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_statistics(self.statistics)
 
     @property
     def scales(self) -> int:
@@ -112,7 +121,9 @@ class FeatureUNetEncoders(FeatureNetwork):
         self.encoders = nn.ModuleList()
         for count in range(len(a.levels), 0, -1):
             sizes = a.levels[:count]
-            blocks = nn.ModuleList(twice(a.ndim, i, o, a.slope, down=True) for i, o in zip((1, *sizes), sizes))
+            blocks = nn.ModuleList(
+                twice(a.ndim, i, o, a.slope, down=True, statistics=a.statistics) for i, o in zip((1, *sizes), sizes)
+            )
             blocks.append(Convolution(a.ndim, sizes[-1], a.channels))
             self.encoders.append(blocks)
         self.multiple = 2 ** (len(a.levels) - 1)

@@ -206,8 +206,8 @@ def whole(transform: Choice, schedule: Schedule, model: Path | None = None, meth
 
 
 def features_recipe(
-    steps: int, iterations: tuple[int, ...], learning_rate: float = 1e-3, channels: int = 8
+    steps: int, iterations: tuple[int, ...], learning_rate: float = 1e-3, channels: int = 8, statistics: str = "scan"
 ) -> FeatureRecipe:
-    """Features trained through gradient descent of a displacement, on images and labels."""
-    layer, architecture = Layer(SGD, iterations), {"channels": channels}
+    """Features trained through gradient descent of a displacement, on images and labels. statistics: as in ``FeatureUNet``."""
+    layer, architecture = Layer(SGD, iterations), {"channels": channels, "statistics": statistics}
     return FeatureRecipe("unet", LOSSES, steps, "light", architecture, learning_rate, layer=layer)

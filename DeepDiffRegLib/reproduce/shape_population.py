@@ -20,12 +20,16 @@ from ..warp.image import warp_image
 
 EDGE_MM = 3.0
 """How near an edge counts as near."""
+LOWEST = 0.1
+"""The share of pixels with the lowest sigma that is looked for near edges."""
+AS_DRAWN = Preprocess(clip_percentiles=(0.0, 100.0), crop=False)
+"""The whole picture, its least gray value at 0 and its largest at 1."""
 
 
 def settings(transform: Choice, similarity: Choice, schedule: Schedule) -> Config:
     """A registration of shapes: no affine start, the whole picture, gray values as they are."""
     return Config(
-        preprocess=Preprocess(clip_percentiles=(0.0, 100.0), crop=False),
+        preprocess=AS_DRAWN,
         start=Start(initial="identity", transform="none"),
         transform=transform,
         similarity=similarity,
@@ -142,3 +146,9 @@ def near_edges(labels: np.ndarray) -> np.ndarray:
     inner[:, :-1] &= labels[:, 1:] == labels[:, :-1]
     pixel = FIELD_OF_VIEW_MM / labels.shape[0]
     return distance_transform_edt(inner, sampling=pixel) <= max(EDGE_MM, pixel)
+
+
+def density_at_edges(sigma_mm: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the ``LOWEST`` sigma(x) that lies near edges, over the share of the picture that does (1: no concentration)."""
+    near = near_edges(labels)
+    return float(near[sigma_mm <= np.quantile(sigma_mm, LOWEST)].mean() / near.mean())

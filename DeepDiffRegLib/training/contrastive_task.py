@@ -3,7 +3,8 @@
 At points of the fixed scan the features are compared with those of the moving scan at the true partner and at displaced places;
 the squared differences, which are what the solver descends, must single out the partner (cross-entropy over the places, as van den
 Oord et al., 2018). Two kinds of other places: near ones, compared over a small window shifted as a whole, which is what a solver
-with smooth maps can choose between; and the partners of all other points.
+with smooth maps can choose between; and the partners of all other points. A third part, for recipes that give it a weight, asks for a
+force that leads home (``homing``).
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ from ..errors import ConfigError
 from ..geometry.sampling import sample
 from ..networks.base import FeatureNetwork
 from .base import Ask, Batch
+from .homing import homing
 from .streams import numbers
 from .tasks import DrawnTask
 
-POINTS = 22
-"""Stream of random numbers: which places are compared."""
+POINTS, ERRORS, JUDGED_ERRORS = 22, 23, 24
+"""Streams of random numbers: which places are compared; by which errors maps miss, in training and in validation."""
 
 
 @dataclass(frozen=True)
 class Contrast:
     """points: per pair and scale. places: displaced ones per point. reach: their farthest, in voxels of the scale (at least one).
 
-    window: neighbors of a point that are compared together. edges: share of the points beside borders of labels. far: weight of
-    telling points from each other. size: weight of the mean squared feature, which keeps features from growing without end.
+    window: neighbors of a point that are compared together. edges: share of the points beside borders of labels. near, far:
+    weights of telling a partner from the places around it, and points from each other. size: weight of the mean squared feature,
+    which keeps features from growing without end. homing: weight of forces that lead home. errors: maps that miss, per pair
+    and scale, which those forces are to correct.
     """
 
     points: int = 512
@@ -39,15 +43,19 @@ class Contrast:
     reach: float = 6.0
     window: int = 8
     edges: float = 0.7
+    near: float = 1.0
     far: float = 0.3
     size: float = 0.001
+    homing: float = 0.0
+    errors: int = 2
 
     def __post_init__(self):
-        for name, least in (("points", 2), ("places", 1), ("window", 1)):
+        for name, least in (("points", 2), ("places", 1), ("window", 1), ("errors", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"Contrast.{name} must be a whole number of at least {least}, got {value!r}")
-        if not (self.reach > 1 and 0 <= self.edges <= 1 and self.far >= 0 and self.size >= 0):
+        weights = (self.near, self.far, self.size, self.homing)
+        if not (self.reach > 1 and 0 <= self.edges <= 1 and min(weights) >= 0):
             raise ConfigError(
                 f"Contrast: reach must exceed 1, edges lie in [0, 1] and weights not be negative, got {self}"
             )
@@ -82,10 +90,10 @@ class ContrastiveTask(DrawnTask):
         self._held_out, self._held_out_pairs = held_out, held_out_pairs
 
     def loss(self, ask: Ask, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean over the pairs and scales; parts: near, far."""
+        """Mean over the pairs and scales; parts: near, far, and homing where it has a weight."""
         count, options = len(batch["fixed"]), self.contrast
         features = ask(torch.cat((batch["fixed"], batch["moving"])))
-        near, far, size = [], [], []
+        near, far, size, away = [], [], [], []
         for place, row in enumerate(batch["row"].tolist()):
             pair = {name: t[place : place + 1] for name, t in batch.items() if name != "row"}
             for number, (scale, stride) in enumerate(zip(features, self.network.strides)):
@@ -99,8 +107,15 @@ class ContrastiveTask(DrawnTask):
                 between = (own[:, None, 0] - other[None, :, 0, 0]).square().sum(-1)
                 far.append(F.cross_entropy(-between, torch.arange(len(between), device=between.device)))
                 size.append(own.square().mean())
+                both = (pair, scale[place : place + 1], scale[count + place : count + place + 1], stride, offset)
+                for error in range(options.errors if options.homing else 0):
+                    away.append(1 - homing(*both, self.seed, ERRORS, step, row, number, error))
         parts = {"near": torch.stack(near).mean(), "far": torch.stack(far).mean()}
-        return parts["near"] + options.far * parts["far"] + options.size * torch.stack(size).mean(), parts
+        total = options.near * parts["near"] + options.far * parts["far"] + options.size * torch.stack(size).mean()
+        if away:
+            parts["homing"] = torch.stack(away).mean()
+            total = total + options.homing * parts["homing"]
+        return total, parts
 
     def shrink(self, shape: tuple[int, ...]) -> bool:
         """Generated pairs have the size that was asked for."""
@@ -110,22 +125,32 @@ class ContrastiveTask(DrawnTask):
         if self._held_out is None:
             return {}
         self.network.eval()
-        shares = []
+        shares, led = [], []
         for number in range(self._held_out_pairs):
             batch = self._held_out(number)
             device = next(self.network.parameters()).device
             with torch.no_grad():
                 found = [self.network(batch[role].to(device)) for role in ("fixed", "moving")]
-            shares.append(
-                [
-                    matched(batch, *(f.cpu() for f in both), s, self.network.offset_voxels(s), self.contrast, number)
-                    for *both, s in zip(*found, self.network.strides)
-                ]
-            )
+            scales = [
+                ((fixed.cpu(), moving.cpu(), s, self.network.offset_voxels(s)))
+                for fixed, moving, s in zip(*found, self.network.strides)
+            ]
+            shares.append([matched(batch, *scale, self.contrast, number) for scale in scales])
+            led.append([self._led(batch, scale, number) for scale in scales])
         self.network.train()
         mean = np.mean(shares, axis=0)
         named = {f"matched_{s}": float(share) for s, share in zip(self.network.strides, mean)}
-        return {"score": float(mean.mean()), **named}
+        if not self.contrast.homing:
+            return {"score": float(mean.mean()), **named}
+        homes = np.mean(led, axis=0)
+        named |= {f"homing_{s}": float(share) for s, share in zip(self.network.strides, homes)}
+        return {"score": float(mean.mean() + homes.mean()) / 2, **named}
+
+    def _led(self, batch: Batch, scale: tuple, number: int) -> float:
+        if not self.contrast.homing:
+            return 0.0
+        seed = (self.seed, JUDGED_ERRORS, number)
+        return float(np.mean([float(homing(batch, *scale, *seed, error)) for error in range(self.contrast.errors)]))
 
 
 def matched(

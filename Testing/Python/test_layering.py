@@ -67,6 +67,7 @@ SHARED = {
     "training": {
         "feature_task",
         "contrastive_task",
+        "homing",
         "synthetic",
         "base",
         "mapping",
@@ -89,7 +90,7 @@ SHARED = {
         "validation",
     },
     "export": {"flow", "itk_transform", "nifti_warp", "report"},
-    "reproduce": {"base", "disk_to_c", "figures", "people", "shape_population", "trained"},
+    "reproduce": {"base", "disk_to_c", "figures", "people", "shape_networks", "shape_population", "trained"},
 }
 """Modules of a folder that their siblings may import: values, bases and helpers, never one choice another choice."""
 

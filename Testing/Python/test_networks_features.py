@@ -13,6 +13,7 @@ from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.pyramid import strided
 from DeepDiffRegLib.networks import FEATURES, NETWORKS, network_class
 from DeepDiffRegLib.networks.weights import ModelCard, load_model, save_model
+from DeepDiffRegLib.similarity.mind import MIND
 
 PUBLISHED = [
     ("unet", "paper", 523_546),
@@ -23,8 +24,10 @@ PUBLISHED = [
     ("lku", "narrow", 1_768_992),
     ("lku-e", "paper", 1_094_012),
     ("lku-e", "full", 1_308_527),
+    ("mind-net", "base", 26_160),
 ]
 ODD = {2: (21, 34), 3: (9, 18, 13)}
+HEADS = {"unet": {"heads": 3}, "unet-e": {}}
 
 
 def light(name: str, ndim: int):
@@ -33,7 +36,7 @@ def light(name: str, ndim: int):
 
 
 @pytest.mark.parametrize(("name", "variant", "count"), PUBLISHED)
-def test_parameter_counts_are_those_of_the_paper(name, variant, count):
+def test_parameter_counts_are_those_that_are_told(name, variant, count):
     kind = FEATURES.load(name)
     with torch.device("meta"):
         assert kind(kind.variant(variant)).count_parameters() == count
@@ -75,6 +78,31 @@ def test_every_used_weight_trains(name):
             assert parameter.grad is None
             continue
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_untrained_mind_net_compares_as_mind_does_and_no_training_tells_negatives(ndim):
+    kind = FEATURES.load("mind-net")
+    network, scan = kind(kind.variant(ndim=ndim)).eval(), torch.rand(1, 1, *(16,) * ndim)
+    pairs = 12 if ndim == 3 else 4
+    with torch.no_grad():
+        for image, stride in zip(network(scan), network.strides):
+            coarse = scan if stride == 1 else network_average(scan, stride)
+            expected = MIND(distance_voxels=1).features(coarse, (1.0,) * ndim)
+            assert torch.allclose(image[:, :pairs], 2 * expected, atol=1e-5)
+            assert not bool(image[:, pairs:].any())
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        for own, negative in zip(network(scan), network(1 - scan)):
+            assert torch.allclose(own, negative, atol=1e-3)
+            assert float(own.std()) > 0.01
+
+
+def network_average(scan: torch.Tensor, stride: int) -> torch.Tensor:
+    """Means of blocks, written out."""
+    for axis in range(2, scan.ndim):
+        scan = scan.unflatten(axis, (-1, stride)).mean(axis + 1)
+    return scan
 
 
 @pytest.mark.parametrize("name", ["unet-e", "lku-e"])
@@ -133,3 +161,30 @@ def test_wrong_scans_and_architectures_are_refused(tmp_path):
     assert card.sha256
     with pytest.raises(InputError, match="LKUArchitecture"):
         load_model(path)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet-e"])
+def test_with_statistics_of_the_training_a_crop_has_the_features_of_the_whole(name, tmp_path):
+    """Far from the borders; with statistics of the scan nothing stays. While training, both normalize alike."""
+    torch.manual_seed(0)
+    kind = FEATURES.load(name)
+    scans = torch.rand(6, 1, 96, 32) * torch.linspace(0.2, 1, 96).reshape(-1, 1)
+    own, kept = (
+        kind(kind.variant("light", ndim=2, levels=(4, 8, 8), statistics=s, **HEADS[name])) for s in ("scan", "training")
+    )
+    kept.load_state_dict(own.state_dict(), strict=False)
+    for scan in scans.split(1):
+        for image, other in zip(own(scan), kept(scan)):
+            assert torch.allclose(image, other, atol=1e-6)
+    save_model(tmp_path / "kept.safetensors", kept, ModelCard(name, {}, "none", "noise"))
+    kept = load_model(tmp_path / "kept.safetensors").network
+    with torch.no_grad():
+        for network, stays in ((own.eval(), False), (kept, True)):
+            for image, part, stride in zip(network(scans[:1]), network(scans[:1, :, :64]), network.strides):
+                far = slice(0, 64 // stride - 24 // stride)
+                distance = (image[..., far, :] - part[..., far, :]).abs().max()
+                assert bool(distance < 1e-5) == stays
+        for image, other in zip(own(scans), kept(scans)):
+            assert 0.5 < float(image.std() / other.std()) < 2, "on scans like those of the training"
+    with pytest.raises(ConfigError, match="did you mean 'training'"):
+        kind.variant("light", ndim=2, statistics="trainin")

@@ -143,7 +143,8 @@ def test_every_file_is_installed(installed):
     expected |= {f"DeepDiffRegLib/{name}" for name in files_below(LIBRARY) if name != "CMakeLists.txt"}
     expected |= {f"DeepDiffRegLib/presets/{path.name}" for path in (ROOT / "Resources" / "Presets").glob("*.json")}
     models = [path for path in (ROOT / "Resources" / "Models").glob("*") if path.suffix in (".safetensors", ".json")]
-    expected |= {f"DeepDiffRegLib/models/{path.name}" for path in models}
+    models += (ROOT / "Resources" / "Models" / "recipes").glob("*.json")
+    expected |= {f"DeepDiffRegLib/models/{path.relative_to(ROOT / 'Resources' / 'Models')}" for path in models}
     assert files_below(installed) == expected
     for name in ("DeepDiffReg.py", "Resources/UI/DeepDiffReg.ui", "Resources/Icons/DeepDiffReg.png"):
         assert (installed / name).read_bytes() == (MODULE / name).read_bytes()

@@ -9,9 +9,11 @@ import torch
 from DeepDiffRegLib.errors import Cancelled
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.geometry.pyramid import Pyramid
+from DeepDiffRegLib.geometry.smoothing import gaussian
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.reproduce import dio_squares as experiment
-from DeepDiffRegLib.reproduce.dio_squares import DIOSquares, Plan, Squares, cost, downhill
+from DeepDiffRegLib.reproduce._squares_landscape import cost, downhill, landscapes
+from DeepDiffRegLib.reproduce.dio_squares import DIOSquares, Plan, Squares
 
 
 def corners(batch) -> np.ndarray:
@@ -40,6 +42,21 @@ def test_cost_of_a_translation_is_least_at_the_partner():
     assert cost(pair["fixed"], pair["moving"], (float(x), float(y))) == 0
     apart = [cost(pair["fixed"], pair["moving"], (float(dx), 0.0)) for dx in (-1, 0, 1)]
     assert apart == pytest.approx([2 * 36 / 32**2] * 3), "nothing changes where they do not touch"
+
+
+def test_the_landscape_is_judged_where_squares_of_pairs_lie():
+    """Ideal features, blurred squares, lead to the partner from everywhere; pictures of squares do from nowhere."""
+    pair = Squares(32, 6, 1).held_out(True, 0)
+    grid = Geometry.identity((32, 32))
+    ideal = tuple(Pyramid(((gaussian(pair[role], 8.0), grid),)) for role in ("fixed", "moving"))
+    still, funnel = landscapes(pair, ideal, 6, "intensities")
+    moving, fixed = corners(pair)[0]
+    assert tuple(funnel.true) == tuple((moving - fixed)[::-1])
+    assert still.flat == 0 and still.leading < 0.5 and funnel.leading == 1
+    assert (funnel.usual <= funnel.apart).all() and 0 < funnel.usual.sum() < funnel.apart.sum()
+    y, x = np.argwhere(funnel.usual).T
+    brought = moving[::-1] - np.stack([funnel.offsets[x], funnel.offsets[y]], -1)
+    assert brought.min() >= 8 - 2 and brought.max() <= 24 - 6 + 2
 
 
 def test_going_downhill_ends_in_the_nearest_valley():

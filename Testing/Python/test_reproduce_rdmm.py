@@ -14,7 +14,7 @@ from DeepDiffRegLib.errors import Cancelled
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.reproduce import rdmm_energy, rdmm_optimised, rdmm_predefined
 from DeepDiffRegLib.reproduce.base import each
-from DeepDiffRegLib.reproduce.shape_population import dice
+from DeepDiffRegLib.reproduce.shape_population import dice, near_edges
 
 SIZE = 64
 
@@ -95,7 +95,7 @@ def test_threshold_lies_between_soft_and_stiff():
 def test_near_edges_is_a_band_along_every_border():
     labels = np.zeros((200, 200), np.int32)
     labels[50:150, 50:150] = 1
-    near = rdmm_optimised.near_edges(labels)
+    near = near_edges(labels)
     assert near[50, 100] and near[49, 100] and near[53, 100] and not near[55, 100] and not near[44, 100]
     assert not near[100, 100] and not near[10, 10]
 
@@ -108,7 +108,7 @@ def test_dice_of_masks():
 
 def test_near_edges_covers_shapes():
     shapes = make_shapes(1, 0, SIZE)
-    near = rdmm_optimised.near_edges(shapes.moving_labels.numpy())
+    near = near_edges(shapes.moving_labels.numpy())
     assert 0.05 < near.mean() < 0.6
 
 

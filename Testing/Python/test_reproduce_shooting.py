@@ -14,7 +14,8 @@ from DeepDiffRegLib.errors import InputError
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.networks import NETWORKS
 from DeepDiffRegLib.progress import Progress
-from DeepDiffRegLib.reproduce import affine_net, rdmm_net
+from DeepDiffRegLib.reproduce import affine_net, rdmm_net, shape_networks
+from DeepDiffRegLib.reproduce.shape_population import LOWEST, near_edges
 from DeepDiffRegLib.transforms.affine import AffineTransform
 from DeepDiffRegLib.warp.image import warp_image
 
@@ -33,30 +34,39 @@ def untrained(name: str):
 
 
 def test_batches_depend_on_the_step_alone():
-    draw = rdmm_net.Pairs(TINY, rdmm_net.EASY)
-    assert same(draw(3), rdmm_net.Pairs(TINY, rdmm_net.EASY)(3)) and not same(draw(0), draw(1))
-    held_out = rdmm_net.held_out(TINY, rdmm_net.EASY)
-    assert not any(np.array_equal(a.pair.fixed.numpy(), b.pair.fixed.numpy()) for a in draw.pairs for b in held_out)
+    draw = rdmm_net.pairs(TINY, rdmm_net.EASY)
+    assert same(draw(3), rdmm_net.pairs(TINY, rdmm_net.EASY)(3)) and not same(draw(0), draw(1))
+    held_out = [shape_networks.scans(shapes) for shapes in rdmm_net.held_out(TINY, rdmm_net.EASY)]
+    assert not any(torch.equal(a[1], b[1]) for a in draw.pairs for b in held_out)
+
+
+def test_networks_see_dim_pictures_as_bright_ones():
+    shapes = rdmm_net.held_out(TINY, rdmm_net.EASY)
+    grays = [float(one.pair.moving.tensor.max()) for one in shapes]
+    assert max(grays) != min(grays)
+    for one in shapes:
+        for scan in shape_networks.scans(one):
+            assert (float(scan.min()), float(scan.max())) == (0.0, 1.0)
 
 
 def test_a_network_that_says_nothing_changes_nothing():
     network, shapes = untrained("rdmm-net"), rdmm_net.held_out(TINY, rdmm_net.EASY)
     torch.nn.init.zeros_(network.momentum.merges[-1][-1].weight)
     torch.nn.init.zeros_(network.stiffness.norm.weight)
-    row = rdmm_net.measured(network, shapes)
+    row = shape_networks.measured(network, shapes)
     assert row.dice == row.before and row.folds == 0 and row.seconds > 0
     expected = 200 * np.sqrt(sum(w * s**2 for w, s in zip(rdmm_net.WEIGHTS, rdmm_net.SIGMAS)))
     assert row.sigma_mm == pytest.approx(expected, rel=1e-4)
 
 
-def test_softness_at_edges_is_recognized(monkeypatch):
+def test_softness_at_edges_is_recognized():
     shapes = rdmm_net.held_out(replace(TINY, size=64), rdmm_net.HARD)[0]
-    near = rdmm_net.near_edges(shapes.moving_labels.numpy())
-    assert near.mean() > rdmm_net.LOWEST
-    for sigma, truth in ((1.0 - near, 1 / near.mean()), (near * 1.0, 0.0)):
+    near = near_edges(shapes.moving_labels.numpy())
+    assert near.mean() > LOWEST
+    for sigma, density, ratio in ((2.0 - near, 1 / near.mean(), 0.5), (1.0 + near, 0.0, 2.0)):
         values = sigma + 1e-6 * np.random.default_rng(0).random(near.shape)
-        monkeypatch.setattr(rdmm_net, "sigma_mm", lambda found, values=values: values)
-        assert rdmm_net.softness(None, shapes)[0] == pytest.approx(truth)
+        found = shape_networks.softness(values, shapes)
+        assert found == pytest.approx((density, values.mean(), ratio), rel=1e-5)
 
 
 def test_everything_is_measured(tmp_path):

@@ -9,11 +9,13 @@ import torch
 
 from DeepDiffRegLib.cli.main import main
 from DeepDiffRegLib.errors import ConfigError, InputError
+from DeepDiffRegLib.geometry.smoothing import gaussian
 from DeepDiffRegLib.networks import network_class
 from DeepDiffRegLib.networks.files import model_folder
 from DeepDiffRegLib.networks.weights import load_model
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.training.contrastive_task import Contrast, ContrastiveTask, drawn_places, looked_up, matched
+from DeepDiffRegLib.training.homing import homing
 from DeepDiffRegLib.training.loop import fit
 from DeepDiffRegLib.training.network_choice import NetworkChoice, make_network
 from DeepDiffRegLib.training.options import FitOptions
@@ -79,6 +81,42 @@ def test_coarse_features_are_looked_up_at_their_own_places():
     assert torch.allclose(looked_up(coarse, points, 2, 0.5)[:, 0], points[:, 0])
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (16, 16, 16)])
+def test_forces_of_equal_features_lead_home_and_those_of_exchanged_scans_lead_away(shape):
+    """Smooth features of a pair whose map is the identity: the force is the error times a positive matrix at every place."""
+    generator = torch.Generator().manual_seed(0)
+    features = gaussian(torch.randn((1, 12, *shape), generator=generator), 1.5)
+    batch = {
+        "displacement": torch.zeros((1, len(shape), *shape)),
+        "known": torch.ones((1, 1, *shape), dtype=torch.bool),
+    }
+    found = [float(homing(batch, features, features, 1, 0.0, 3, number)) for number in range(6)]
+    assert min(found) > 0.3
+    assert np.mean(found) > 0.6
+    other = gaussian(torch.randn((1, 12, *shape), generator=generator), 1.5)
+    strange = [float(homing(batch, other, features, 1, 0.0, 3, number)) for number in range(6)]
+    assert abs(np.mean(strange)) < 0.3
+    assert found == [float(homing(batch, features, features, 1, 0.0, 3, number)) for number in range(6)]
+    assert float(homing(batch, 5 * features, 5 * features, 1, 0.0, 3, 0)) == pytest.approx(found[0], abs=1e-4)
+
+
+def test_homing_is_part_of_the_loss_and_of_the_score_where_it_has_a_weight():
+    task = make_task(replace(TINY, contrast=replace(CONTRAST, homing=2.0, near=0.5, errors=1)), _network())
+    batch = {**task.batch(0), "row": torch.zeros(1, dtype=torch.long)}
+    with torch.no_grad():
+        total, parts = task.loss(task.network, batch, 0)
+    least = 0.5 * parts["near"] + 0.3 * parts["far"] + 2 * parts["homing"]
+    assert 0 < float(total - least) < 0.1  # the size of the features
+    assert 0 < float(parts["homing"]) < 2
+    found = task.validate()
+    assert {"homing_4", "homing_2", "homing_1"} < set(found)
+    assert all(-1 <= found[f"homing_{stride}"] <= 1 for stride in (4, 2, 1))
+
+
+def _network():
+    return make_network(TINY.network, TINY.optimization.seed)
+
+
 def test_points_prefer_borders_of_labels():
     batch = SyntheticPairs(Synthetic((48, 48), kinds=(("cells", 1.0),)), seed=1)(0)
 
@@ -108,7 +146,7 @@ def test_a_short_training_finds_more_partners_than_it_did():
 
 def test_the_loss_has_the_gradient_of_its_value():
     """Along a random direction of the weights, in double precision."""
-    recipe = TINY
+    recipe = replace(TINY, contrast=replace(CONTRAST, homing=1.0))
     network = make_network(recipe.network, recipe.optimization.seed).double()
     task = make_task(recipe, network)
     batch = {name: t.double() if t.dtype == torch.float32 else t for name, t in task.batch(0).items()}
@@ -125,7 +163,7 @@ def test_the_loss_has_the_gradient_of_its_value():
                 p.add_(d, alpha=step)
         return task.loss(network, batch, 0)[0]
 
-    h = 1e-6
+    h = 1e-7
     found = torch.autograd.grad(value(0.0), parameters)
     with torch.no_grad():
         numeric = (value(h) - value(-2 * h)) / (2 * h)
@@ -183,7 +221,7 @@ def test_a_network_that_predicts_maps_learns_from_labels(tmp_path):
     recipe = Recipe(
         NetworkChoice("voxelmorph-diff", "light", {"ndim": 2}),
         Synthetic((32, 32)),
-        losses=("dice", "diffusion"),
+        losses=("known-map", "dice", "diffusion"),
         held_out=1,
         optimization=FitOptions(steps=2, device="cpu", validate_every=2, tensorboard=False),
     )
