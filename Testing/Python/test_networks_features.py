@@ -187,4 +187,4 @@ def test_with_statistics_of_the_training_a_crop_has_the_features_of_the_whole(na
         for image, other in zip(own(scans), kept(scans)):
             assert 0.5 < float(image.std() / other.std()) < 2, "on scans like those of the training"
     with pytest.raises(ConfigError, match="did you mean 'training'"):
-        kind.variant("light", ndim=2, statistics="trainin")
+        kind.variant("light", ndim=2, statistics="trainings")
