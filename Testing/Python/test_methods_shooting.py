@@ -16,6 +16,7 @@ from DeepDiffRegLib.data.io import read_image, write_image
 from DeepDiffRegLib.data.pair import Pair
 from DeepDiffRegLib.errors import ConfigError
 from DeepDiffRegLib.geometry.sampling import per_component
+from DeepDiffRegLib.interactive import _outputs as outputs
 from DeepDiffRegLib.methods.feedforward import canonical_geometry, canonical_scans, told, told_matrix
 from DeepDiffRegLib.networks import NETWORKS
 from DeepDiffRegLib.networks.weights import Model, ModelCard, save_model
@@ -144,6 +145,18 @@ def test_learned_stiffness_is_written(tmp_path, looks):
     assert all(low - 1e-3 <= w.min() < w.max() <= high + 1e-3 for w in widths)
     flow = json.loads((out / "result.json").read_text())["flow"]
     assert flow["sigma_mm"][0] < flow["sigma_mm"][1] and (out / "momentum.nii.gz").is_file()
+    assert "kernel width at t = 0" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_learned_stiffness_reaches_the_module(tmp_path):
+    """What the worker sends as the layer of kernel widths is the network's, on both scans."""
+    session = RegistrationSession(pair_of(OBLIQUE), settings(stored(tmp_path, "rdmm-net", ndim=3)))
+    session.run()
+    found = outputs.widths(session.result())
+    low, high = (float(bound) for bound in torch.aminmax(session.transform.transforms[0].sigma_mm(0.0)))
+    for side in ("fixed", "moving"):
+        values = found[side].array
+        assert low - 1e-2 <= values.min() < values.max() <= high + 1e-2
 
 
 def test_a_matrix_is_carried_through_the_geometries():
