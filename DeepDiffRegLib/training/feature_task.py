@@ -160,15 +160,14 @@ class FeatureTask(DrawnTask):
         if stride == self.network.strides[-1] and share is not None and u.requires_grad:
             u.register_hook(lambda gradient: clamped(gradient, share))
         prediction = Prediction((u,), "displacement", 1.0, (1.0,) * (u.ndim - 2))
-        here = {name: self._scaled(tensor, stride) for name, tensor in batch.items()}
+        here = AtStride(batch, lambda tensor: self._scaled(tensor, stride))
         return self.summed(Deformed(here, prediction, Mapping(prediction, tuple(u.shape[2:]))), step)
 
     def _told(
         self, batch: Batch, features: tuple[torch.Tensor, torch.Tensor], stride: int, step: int, rows: list[int]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of one scale's features of all pairs."""
-        needed = {key for term in self.active(step) if term.loss.of_features for key in term.loss.needs}
-        here = {name: self._scaled(batch[name], stride) for name in sorted(needed)}
+        here = AtStride(batch, lambda tensor: self._scaled(tensor, stride))
         draws = tuple(numbers(self.seed, step, TOLD, row, stride) for row in rows)
         return self.summed(Told(features, here, stride, draws), step, of_features=True)
 
@@ -178,6 +177,18 @@ class FeatureTask(DrawnTask):
         target = feature_grids(source, self.network, stride)[-1]
         bring = resample if tensor.is_floating_point() else nearest
         return torch.cat([bring(one, source, target) for one in tensor.split(1)])
+
+
+class AtStride(dict):
+    """A batch at the voxels of features, each tensor brought there when a loss first asks for it."""
+
+    def __init__(self, batch: Batch, bring: Callable[[torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self._batch, self._bring = batch, bring
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        self[name] = self._bring(self._batch[name])
+        return self[name]
 
 
 def nearest(labels: torch.Tensor, source: Geometry, target: Geometry) -> torch.Tensor:
