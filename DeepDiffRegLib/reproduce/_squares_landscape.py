@@ -48,31 +48,36 @@ class Costs:
         return float(self.led[self.usual].mean())
 
 
-def landscapes(pair: Batch, features: tuple[Pyramid, Pyramid], edge: int, name: str) -> list[Costs]:
-    """Of the intensities (``name``), then of the features from coarse to fine; all translations that a pair may have, and a little
-    more. features: fixed and moving. edge: of the squares, pixels; pairs lie in the middle half of the picture.
+def of_intensities(pair: Batch, edge: int) -> Costs:
+    """``landscape`` of the pictures themselves."""
+    return landscape(pair, edge, "intensities", pair["fixed"], pair["moving"], 1)
+
+
+def of_features(pair: Batch, edge: int, features: tuple[Pyramid, Pyramid], number: int) -> Costs:
+    """``landscape`` of one resolution of features (fixed, moving), 0 the coarsest."""
+    (fixed, grid), (moving, _) = (pyramid.images[number] for pyramid in features)
+    stride = round(grid.spacing_mm[0])
+    return landscape(pair, edge, f"features, stride {stride}", fixed, moving, stride)
+
+
+def landscape(pair: Batch, edge: int, name: str, fixed: torch.Tensor, moving: torch.Tensor, stride: int) -> Costs:
+    """Of all translations that a pair may have, and a little more.
+
+    edge: of the squares, pixels; pairs lie in the middle half of the picture. fixed, moving: what is compared, its voxels ``stride``
+    pixels wide.
     """
-    size, (own, other) = pair["fixed"].shape[-1], features
+    size = pair["fixed"].shape[-1]
     corners = [np.argwhere(pair[role][0, 0].numpy() > 0.5).min(0)[::-1] for role in ("moving", "fixed")]
     true, reach = corners[0] - corners[1], size // 2 - edge + BEYOND
     offsets = np.arange(-reach, reach + 1)
-    sides = [(name, pair["fixed"], pair["moving"], 1)]
-    for (fixed, grid), (moving, _) in zip(own.images, other.images):
-        stride = round(grid.spacing_mm[0])
-        sides.append((f"features, stride {stride}", fixed, moving, stride))
     grid = np.stack(np.meshgrid(offsets, offsets), -1)
     brought = corners[0] - grid  # where the moving square comes to lie
     apart = (np.abs(grid - true) >= edge).any(-1)
     apart &= ((brought >= BEYOND) & (brought <= size - edge - BEYOND)).all(-1)
     first, last = size // 4 - BEYOND, 3 * size // 4 - edge + BEYOND
     usual = apart & ((brought >= first) & (brought <= last)).all(-1)
-    found = []
-    for name, fixed, moving, stride in sides:
-        values = np.array([[cost(fixed, moving, (x / stride, y / stride)) for x in offsets] for y in offsets])
-        found.append(
-            Costs(name, offsets, values, true, apart, usual, downhill(values, true + reach, max(NEAR, stride)))
-        )
-    return found
+    values = np.array([[cost(fixed, moving, (x / stride, y / stride)) for x in offsets] for y in offsets])
+    return Costs(name, offsets, values, true, apart, usual, downhill(values, true + reach, max(NEAR, stride)))
 
 
 def cost(fixed: torch.Tensor, moving: torch.Tensor, shift: tuple[float, float]) -> float:

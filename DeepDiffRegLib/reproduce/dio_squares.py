@@ -28,7 +28,7 @@ from ..qc.overlap import dice
 from ..training.base import Batch
 from ..training.mapping import warped
 from ..training.streams import numbers
-from ._squares_landscape import Costs, draw_landscape, landscapes
+from ._squares_landscape import Costs, draw_landscape, of_features, of_intensities
 from .base import Criterion, Experiment, Outcome, tell
 from .figures import canvas, outline, picture, save
 from .trained import FeatureRecipe, Part, trained_features
@@ -143,7 +143,9 @@ class DIOSquares(Experiment):
                     found.setdefault((name, apart), []).append(registered(pair, pyramids, plan))
         tell(progress, "landscape", 0.95)
         pair = squares.held_out(True, 0)
-        costs = landscapes(pair, compared(pair, network)[FEATURES], plan.edge, IMAGES)
+        features = compared(pair, network)[FEATURES]
+        costs = [of_intensities(pair, plan.edge)]
+        costs += [of_features(pair, plan.edge, features, number) for number in range(len(network.strides))]
         shares = [leading(squares.held_out(True, number), network, plan) for number in range(min(plan.pairs, FUNNELS))]
         figures = (
             draw_landscape(pair, costs, outdir / "landscape.png"),
@@ -194,8 +196,7 @@ def registered(pair: Batch, pyramids: tuple[Pyramid, Pyramid], plan: Plan) -> Co
 
 def leading(pair: Batch, network: FeatureNetwork, plan: Plan) -> float:
     """Share of the usual translations (see ``Costs``) from which the coarsest features lead to the partner."""
-    features = tuple(Pyramid(pyramid.images[:1]) for pyramid in compared(pair, network)[FEATURES])
-    return landscapes(pair, features, plan.edge, IMAGES)[1].leading
+    return of_features(pair, plan.edge, compared(pair, network)[FEATURES], 0).leading
 
 
 def criteria(found: dict[tuple[str, bool], list[Compared]], still: Costs, shares: list[float]) -> tuple[Criterion, ...]:

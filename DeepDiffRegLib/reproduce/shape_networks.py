@@ -17,6 +17,7 @@ from ..training.base import Batch
 from ..training.mapping import Mapping, looked, warped
 from ..training.streams import numbers
 from ..training.validation import overlap
+from ..transforms.kernels import effective_sigma
 from .shape_population import AS_DRAWN, density_at_edges, near_edges
 
 LOOKS = 2
@@ -131,9 +132,8 @@ def sigma_mm(found: Mapping) -> np.ndarray | None:
     if first.prediction.pre_weights is None:
         return None
     with torch.no_grad():
-        w = first.shot.weights.square()
-        sigmas = w.new_tensor(first.prediction.kernels.sigmas).reshape(1, -1, 1, 1) * FIELD_OF_VIEW_MM
-        sigma = ((w * sigmas.square()).sum(1, keepdim=True) / w.sum(1, keepdim=True)).sqrt()
+        sigmas = [s * FIELD_OF_VIEW_MM for s in first.prediction.kernels.sigmas]
+        sigma = effective_sigma(first.shot.weights, sigmas)
         index = (identity_index(first.shape) - first.prediction.offset_voxels) / first.prediction.spacing_voxels[0]
         return sample(sigma, index, padding="border")[0, 0].numpy()
 

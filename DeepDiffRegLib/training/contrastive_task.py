@@ -100,14 +100,15 @@ class ContrastiveTask(DrawnTask):
                 rng = numbers(self.seed, POINTS, step, row, number)
                 places = drawn_places(pair, options, stride, rng)
                 offset = self.network.offset_voxels(stride)
-                own = looked_up(scale[place : place + 1], places.fixed, stride, offset)
-                other = looked_up(scale[count + place : count + place + 1], places.moving, stride, offset)
+                fixed, moving = (scale[first : first + 1] for first in (place, count + place))
+                own = looked_up(fixed, places.fixed, stride, offset)
+                other = looked_up(moving, places.moving, stride, offset)
                 distance = (own[:, :, None] - other).square().sum(-1)
                 near.append(F.cross_entropy(-distance.mean(1), distance.new_zeros(len(distance), dtype=torch.long)))
                 between = (own[:, None, 0] - other[None, :, 0, 0]).square().sum(-1)
                 far.append(F.cross_entropy(-between, torch.arange(len(between), device=between.device)))
                 size.append(own.square().mean())
-                both = (pair, scale[place : place + 1], scale[count + place : count + place + 1], stride, offset)
+                both = (pair, fixed, moving, stride, offset)
                 for error in range(options.errors if options.homing else 0):
                     away.append(1 - homing(*both, self.seed, ERRORS, step, row, number, error))
         parts = {"near": torch.stack(near).mean(), "far": torch.stack(far).mean()}
@@ -132,7 +133,7 @@ class ContrastiveTask(DrawnTask):
             with torch.no_grad():
                 found = [self.network(batch[role].to(device)) for role in ("fixed", "moving")]
             scales = [
-                ((fixed.cpu(), moving.cpu(), s, self.network.offset_voxels(s)))
+                (fixed.cpu(), moving.cpu(), s, self.network.offset_voxels(s))
                 for fixed, moving, s in zip(*found, self.network.strides)
             ]
             shares.append([matched(batch, *scale, self.contrast, number) for scale in scales])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -49,13 +51,17 @@ class StructuresLoss(Loss):
         return torch.stack(losses).mean()
 
 
+@dataclass(frozen=True, eq=False)
 class Side:
-    """One scan of one pair. features: (N, C). labels: (N,), numbers of K. prototypes: (K, C). near: (K, *cells), what lies near a
-    cell. cells: of every voxel, (N,)."""
+    """One scan of one pair. features: (N, C). labels: (N,), numbers of K. prototypes: (K, C). near: (K, cells), what lies near a
+    cell. cells: of every voxel, (N,). background: whether label number 0 is no label."""
 
-    def __init__(self, features, labels, prototypes, near, cells, background):
-        self.features, self.labels, self.prototypes = features, labels, prototypes
-        self.near, self.cells, self.background = near, cells, background
+    features: torch.Tensor
+    labels: torch.Tensor
+    prototypes: torch.Tensor
+    near: torch.Tensor
+    cells: torch.Tensor
+    background: bool
 
     @classmethod
     def of(cls, features: torch.Tensor, labels: torch.Tensor, known: torch.Tensor, reach: float) -> Side:

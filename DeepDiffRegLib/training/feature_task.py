@@ -28,6 +28,8 @@ from .tasks import DrawnTask, Term, both_ways
 COIN, TOLD = 9, 10
 """Streams of random numbers: which of the two scans a step learns from; where losses look at features."""
 ROLES = ("fixed", "moving")
+SCALABLE = {"fixed_labels", "moving_labels"}
+"""What of a batch, beside the scans, can be brought to the voxels of every resolution."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def clamped(gradient: torch.Tensor, share: float) -> torch.Tensor:
 def check_features(network: FeatureNetwork, terms: Iterable[Term], layer: Layer, curriculum: Curriculum) -> None:
     """``ConfigError`` for losses that features cannot be trained with, and where the numbers of scales differ."""
     for term in terms:
-        if term.name == "surface":
+        if not set(term.loss.needs) <= SCALABLE:
             raise ConfigError(
-                "loss 'surface' is for networks that predict a map; features are trained with 'dice' on labels"
+                f"loss {term.name!r} is for networks that predict a map; features are trained with 'dice' on labels"
             )
         if getattr(term.loss, "symmetric", False):
             raise ConfigError(

@@ -177,6 +177,13 @@ class SmootherBank:
         return torch.cat([smooth(fields.narrow(channel, i, 1)) for i, smooth in enumerate(self._smoothers)], channel)
 
 
+def effective_sigma(weights: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+    """sqrt(sum_i w_i^2 sigma_i^2 / sum_i w_i^2) of pre-weights (1, N, *shape): (1, 1, *shape), in the unit of the sigmas."""
+    squares = weights.square()
+    own = weights.new_tensor(sigmas).square().reshape(1, -1, *(1,) * (weights.ndim - 2))
+    return ((squares * own).sum(1, keepdim=True) / squares.sum(1, keepdim=True)).sqrt()
+
+
 def along_axes(field: torch.Tensor, matrices: Sequence[torch.Tensor], from_last: bool = True) -> torch.Tensor:
     """Multiply one matrix (out, in) per trailing axis of ``field`` (..., *in): (..., *out). Differentiable.
 

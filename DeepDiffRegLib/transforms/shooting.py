@@ -19,7 +19,7 @@ from ._shooting_metric import Metric, Regional, State
 from ._shooting_path import Path, Shooting, even
 from .base import Inverse, ResidualMm, Transform, residual_mm
 from .displacement import DisplacementTransform, to_voxels, to_world
-from .kernels import MultiGaussian, Walls, along_axes, interpolation_matrix
+from .kernels import MultiGaussian, Walls, along_axes, effective_sigma, interpolation_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class ShootingTransform(Transform):
             sigmas = [2 * (self.metric.kernel.beta * self.metric.kernel.alpha_mm2 / self.metric.kernel.gamma) ** 0.5]
         else:
             sigmas = self.metric.sigmas_mm if self.pre_weights is not None else self.metric.kernel.sigmas_mm
-        return ((w * per_component(sigmas, w)).square().sum(1, keepdim=True) / w.square().sum(1, keepdim=True)).sqrt()
+        return effective_sigma(w, sigmas)
 
     def trace(self) -> torch.Tensor:
         """Phi(1) - Id on ``geometry``: (1, d, *shape) in its voxels."""

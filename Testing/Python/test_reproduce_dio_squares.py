@@ -12,7 +12,7 @@ from DeepDiffRegLib.geometry.pyramid import Pyramid
 from DeepDiffRegLib.geometry.smoothing import gaussian
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.reproduce import dio_squares as experiment
-from DeepDiffRegLib.reproduce._squares_landscape import cost, downhill, landscapes
+from DeepDiffRegLib.reproduce._squares_landscape import cost, downhill, of_features, of_intensities
 from DeepDiffRegLib.reproduce.dio_squares import DIOSquares, Plan, Squares
 
 
@@ -49,7 +49,7 @@ def test_the_landscape_is_judged_where_squares_of_pairs_lie():
     pair = Squares(32, 6, 1).held_out(True, 0)
     grid = Geometry.identity((32, 32))
     ideal = tuple(Pyramid(((gaussian(pair[role], 8.0), grid),)) for role in ("fixed", "moving"))
-    still, funnel = landscapes(pair, ideal, 6, "intensities")
+    still, funnel = of_intensities(pair, 6), of_features(pair, 6, ideal, 0)
     moving, fixed = corners(pair)[0]
     assert tuple(funnel.true) == tuple((moving - fixed)[::-1])
     assert still.flat == 0 and still.leading < 0.5 and funnel.leading == 1

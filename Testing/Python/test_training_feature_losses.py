@@ -126,6 +126,9 @@ def test_unfit_choices_are_refused():
     direct = NETWORKS.load("voxelmorph2")
     with pytest.raises(ConfigError, match=r"loss 'structures' does not fit this network .*it fits unet"):
         make_terms(["structures"], direct(direct.variant("light", ndim=2)))
+    for whole in ("surface", "known-map"):  # what they compare cannot be brought to other resolutions
+        with pytest.raises(ConfigError, match=f"loss '{whole}' is for networks that predict a map"):
+            bed.task_of(losses=[whole])
     with pytest.raises(ConfigError, match="points must be a whole number"):
         StructuresLoss(points=0)
     with pytest.raises(ConfigError, match="reach must be positive"):
