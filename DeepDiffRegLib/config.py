@@ -172,7 +172,9 @@ class Config:
                 f"intermediate: 0 or a number from 2 to {MOST_FRAMES} is needed, got {self.intermediate!r}"
             )
         if self.further_similarities and not self.similarity.weight:
-            raise ConfigError("further_similarities: their force is relative to that of similarity, whose weight is 0")
+            raise ConfigError(
+                "further_similarities: their force is relative to that of similarity, whose weight is 0; leave them out: []"
+            )
         if any(not choice.weight > 0 for choice in self.further_similarities):
             raise ConfigError(f"further_similarities: weights must be positive, got {self.further_similarities}")
 
@@ -186,6 +188,12 @@ class Config:
 
     def replace(self, **changes) -> Config:
         return dataclasses.replace(self, **changes)
+
+    def compared_by(self, similarity: str) -> Config:
+        """With another similarity, its own defaults and none beside it; its own one stays, with all that goes with it."""
+        if similarity == self.similarity.name:
+            return self
+        return self.replace(similarity=Choice(similarity), further_similarities=())
 
 
 def choice(value: str | dict[str, Any] | Choice) -> Choice:

@@ -221,8 +221,8 @@ def configOf(state) -> dict:
     # Options of the preset belong to the preset's own choice; another one starts from its defaults.
     if state.transformModel and state.transformModel != config.transform.name:
         changes["transform"] = Choice(state.transformModel)
-    if state.similarity and state.similarity != config.similarity.name:
-        changes["similarity"] = Choice(state.similarity)
+    if state.similarity:
+        config = config.compared_by(state.similarity)
     return dataclasses.replace(config, **changes).to_dict()
 
 

@@ -70,10 +70,10 @@ def read_config(arguments: argparse.Namespace) -> Config:
     changes: dict[str, Any] = {"start": _start(config.start, arguments)}
     if arguments.method:
         changes["method"] = METHODS[arguments.method].name
-    for kind, registry in (("transform", TRANSFORMS), ("similarity", SIMILARITIES)):
-        name = getattr(arguments, kind)
-        if name:
-            changes[kind] = _choice(registry[name].name, getattr(config, kind))
+    if arguments.similarity:
+        config = config.compared_by(SIMILARITIES[arguments.similarity].name)
+    if arguments.transform:
+        changes["transform"] = _choice(TRANSFORMS[arguments.transform].name, config.transform)
     options = {
         "device": arguments.device, "threads": arguments.threads, "seed": arguments.seed, "max_memory_gb": arguments.max_memory,
         "intermediate": getattr(arguments, "intermediate", None),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..similarity.mind import MIND, neighbor_pairs
+from ._descriptors import described, descriptor_channels
 from ._feature_parts import Convolution
 from .base import Architecture, FeatureNetwork
 
@@ -46,8 +46,7 @@ class MINDNet(FeatureNetwork):
     def __init__(self, architecture: MINDNetArchitecture | None = None):
         super().__init__()
         self.architecture = a = architecture or self.variant()
-        self.descriptors = MIND(radius_voxels=1, distance_voxels=1)
-        count = len(neighbor_pairs(a.ndim))
+        count = descriptor_channels(a.ndim)
         self.first = Convolution(a.ndim, count + a.hidden, a.hidden)
         self.second = Convolution(a.ndim, a.hidden, a.hidden)
         self.head = Convolution(a.ndim, a.hidden, a.channels)
@@ -64,22 +63,18 @@ class MINDNet(FeatureNetwork):
     def features(self, scan: torch.Tensor, finest: int) -> tuple[torch.Tensor, ...]:
         out, hidden = [], None
         for stride in (s for s in self.strides if s >= finest):
-            described = self._described(scan, stride)
+            seen = described(self._averaged(scan, stride))
             if hidden is None:
-                above = described.new_zeros((len(scan), self.architecture.hidden, *described.shape[2:]))
+                above = seen.new_zeros((len(scan), self.architecture.hidden, *seen.shape[2:]))
             else:
-                above = F.interpolate(hidden, scale_factor=2, mode="nearest").to(described.dtype)
-            hidden = self._activated(self.first, torch.cat((1 - described, above), 1))
+                above = F.interpolate(hidden, scale_factor=2, mode="nearest").to(seen.dtype)
+            hidden = self._activated(self.first, torch.cat((1 - seen, above), 1))
             hidden = self._activated(self.second, hidden)
-            out.append(MAGNITUDE * (self.mix(described) + self.head(hidden)))
+            out.append(MAGNITUDE * (self.mix(seen) + self.head(hidden)))
         return tuple(out)
 
     def _activated(self, layer: Convolution, x: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(layer(x), self.architecture.slope)
 
-    def _described(self, scan: torch.Tensor, stride: int) -> torch.Tensor:
-        """(B, pairs, *shape / stride); lengths in voxels, as every convolution takes them."""
-        scan = scan.detach().float()
-        coarse = AVERAGE[self.architecture.ndim](scan, stride) if stride > 1 else scan
-        unit = (1.0,) * self.architecture.ndim
-        return torch.cat([self.descriptors.features(one, unit) for one in coarse.split(1)])
+    def _averaged(self, scan: torch.Tensor, stride: int) -> torch.Tensor:
+        return AVERAGE[self.architecture.ndim](scan, stride) if stride > 1 else scan

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from ._descriptors import described, descriptor_channels
 from .base import Architecture
 from .blocks import PADDINGS, Conv, UpConv
 
 SLAB_ROWS = 16
 """Rows of the first axis that full-resolution layers work on at a time when nothing is differentiated."""
+
+SEEN = ("scans", "descriptors")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class UNetArchitecture(Architecture):
 
     first: at full resolution. encoder: stride 2 each. bottom: at the coarsest level. decoder: after each enlargement, with the
     encoder's features of that level. half: at the last of these levels. full: after one more enlargement with the input pair
-    (empty: the output stays at half resolution). slope: of the LeakyReLU. padding: ``blocks.PADDINGS``.
+    (empty: the output stays at half resolution). slope: of the LeakyReLU. padding: ``blocks.PADDINGS``. sees: of ``SEEN``, what the
+    encoder is shown; ``descriptors`` are the same in many contrasts.
     """
 
     first: tuple[int, ...] = ()
@@ -32,9 +36,12 @@ class UNetArchitecture(Architecture):
     full: tuple[int, ...] = ()
     slope: float = 0.2
     padding: str = "tensorflow"
+    sees: str = "scans"
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sees not in SEEN:
+            raise ConfigError(f"UNetArchitecture: sees must be one of {SEEN}, got {self.sees!r}")
         if len(self.decoder) != len(self.encoder) - 1 or not self.encoder:
             raise ConfigError(
                 f"UNetArchitecture: decoder needs one entry less than encoder, got {len(self.decoder)} and {len(self.encoder)}"
@@ -49,14 +56,15 @@ class UNet(nn.Module):
     def __init__(self, shape: UNetArchitecture):
         super().__init__()
         d, slope = shape.ndim, shape.slope
-        self.ndim = d
+        self.ndim, self.sees = d, shape.sees
+        inputs = 2 if self.sees == "scans" else 2 * descriptor_channels(d)
 
         def convs(inputs: int, channels: tuple[int, ...], stride: int = 1) -> nn.ModuleList:
             sizes = (inputs, *channels)
             return nn.ModuleList(Conv(d, a, b, stride, slope, shape.padding) for a, b in zip(sizes, sizes[1:]))
 
-        self.first = convs(2, shape.first)
-        self.encoder = convs((2, *shape.first)[-1], shape.encoder, stride=2)
+        self.first = convs(inputs, shape.first)
+        self.encoder = convs((inputs, *shape.first)[-1], shape.encoder, stride=2)
         self.bottom = convs(shape.encoder[-1], shape.bottom)
         channels = (*shape.encoder, *shape.bottom)[-1]
         self.decoder = nn.ModuleList()
@@ -85,7 +93,7 @@ class UNet(nn.Module):
 
     def coarse(self, pair: torch.Tensor) -> torch.Tensor:
         """Features at half resolution."""
-        x, skips = pair, []
+        x, skips = pair if self.sees == "scans" else 1 - described(pair), []
         for conv in self.first:
             x = conv(x)
         for conv in self.encoder:

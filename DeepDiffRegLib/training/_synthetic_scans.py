@@ -18,20 +18,25 @@ CLIP = (0.1, 99.9)
 AIR = 0.02
 """Darker voxels of a scan in [0, 1] show nothing."""
 MODES = {2: "bilinear", 3: "trilinear"}
+CONTRASTS = (("unrelated", 0.35), ("one natural", 0.2), ("remapped", 0.3), ("alike", 0.15), ("natural", 0.0))
+"""How the two scans of a pair are related, and how often: not at all, likewise but one shows what a common scanner might, one remapped
+from the other, one contrast seen twice with small changes, or what a common scanner might show seen twice."""
 
 
-def contrasts(source: Source, anatomy: Anatomy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two tables of intensities (labels,): unrelated ones, one remapped from the other, or one seen twice with small changes."""
+def contrasts(
+    source: Source, anatomy: Anatomy, shares: tuple[tuple[str, float], ...] = CONTRASTS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two tables of intensities (labels,), one of ``CONTRASTS`` in these relative shares."""
+    names, weights = zip(*shares)
     count = anatomy.count
     natural = torch.tensor(anatomy.natural) + 0.05 * _white(source, count)
-    kind = source.rng.choice(["unrelated", "one natural", "remapped", "alike"], p=[0.35, 0.2, 0.3, 0.15])
-    first = natural if source.chance(0.5) or kind == "one natural" else _random_table(source, anatomy)
+    kind = str(source.rng.choice(names, p=[w / sum(weights) for w in weights]))
+    first = natural if source.chance(0.5) or kind in ("one natural", "natural") else _random_table(source, anatomy)
     second = {
         "unrelated": lambda: _random_table(source, anatomy),
         "one natural": lambda: _random_table(source, anatomy),
         "remapped": lambda: remapped(first.clamp(0, 1), *curve(source)),
-        "alike": lambda: first + 0.05 * _white(source, count),
-    }[str(kind)]()
+    }.get(kind, lambda: first + 0.05 * _white(source, count))()
     tables = [first.clamp(0, 1), second.clamp(0, 1)]
     if kind != "remapped" and source.chance(0.75):  # air is dark in most scans
         for table in tables:
@@ -69,10 +74,14 @@ def remapped(values: torch.Tensor, knots: torch.Tensor, heights: torch.Tensor) -
     return low + (place - below) * (high - low)
 
 
-def painted(anatomy: Anatomy, table: torch.Tensor, texture: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+def painted(
+    anatomy: Anatomy, table: torch.Tensor, amounts: torch.Tensor | None = None, texture: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """table[label] + amounts[label] * texture (*shape), with soft edges: (1, 1, *shape)."""
     which = anatomy.labels.long()
-    scan = table.to(which.device)[which] + amounts.to(which.device)[which] * texture
+    scan = table.to(which.device)[which]
+    if amounts is not None:
+        scan = scan + amounts.to(which.device)[which] * texture
     return gaussian(scan[None, None], EDGE_SIGMA)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -45,28 +44,24 @@ class Task(Protocol):
 
 
 class Deformed:
-    """One batch, what the network says about it, and the scans so deformed (each made when it is first asked for)."""
+    """One batch, what the network says about it, and its images so deformed."""
 
     def __init__(self, batch: Batch, prediction: Prediction, mapping: Mapping):
         self.batch, self.prediction, self.mapping = batch, prediction, mapping
+        self._images: dict[tuple[str, str], torch.Tensor] = {}
 
-    @property
-    def fixed(self) -> torch.Tensor:
-        return self.batch["fixed"]
+    def sent(self, name: str) -> torch.Tensor:
+        """An image of the moving scan, by its name in the batch, on the fixed one; made when it is first asked for."""
+        return self._made(name, "forward")
 
-    @property
-    def moving(self) -> torch.Tensor:
-        return self.batch["moving"]
+    def sent_back(self, name: str) -> torch.Tensor:
+        """An image of the fixed scan on the moving one, through the inverse."""
+        return self._made(name, "backward")
 
-    @cached_property
-    def warped(self) -> torch.Tensor:
-        """The moving scan on the fixed one."""
-        return warped(self.moving, self.mapping.forward)
-
-    @cached_property
-    def warped_back(self) -> torch.Tensor:
-        """The fixed scan on the moving one, through the inverse."""
-        return warped(self.fixed, self.mapping.backward)
+    def _made(self, name: str, way: str) -> torch.Tensor:
+        if (name, way) not in self._images:
+            self._images[name, way] = warped(self.batch[name], getattr(self.mapping, way))
+        return self._images[name, way]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from .tasks import DrawnTask
 
 POINTS, ERRORS, JUDGED_ERRORS = 22, 23, 24
 """Streams of random numbers: which places are compared; by which errors maps miss, in training and in validation."""
+ROLES = ("fixed", "moving")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Contrast:
             raise ConfigError(
                 f"Contrast: reach must exceed 1, edges lie in [0, 1] and weights not be negative, got {self}"
             )
+        if not max(self.near, self.far, self.homing) > 0:
+            raise ConfigError("Contrast: one of near, far and homing must have a weight")
 
 
 @dataclass(frozen=True)
@@ -90,68 +93,77 @@ class ContrastiveTask(DrawnTask):
         self._held_out, self._held_out_pairs = held_out, held_out_pairs
 
     def loss(self, ask: Ask, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean over the pairs and scales; parts: near, far, and homing where it has a weight."""
-        count, options = len(batch["fixed"]), self.contrast
+        """Weighted sum; parts by name (unweighted): those that have a weight, mean over the pairs and scales."""
+        count = len(batch["fixed"])
         features = ask(torch.cat((batch["fixed"], batch["moving"])))
-        near, far, size, away = [], [], [], []
+        found: list[dict[str, torch.Tensor]] = []
         for place, row in enumerate(batch["row"].tolist()):
             pair = {name: t[place : place + 1] for name, t in batch.items() if name != "row"}
             for number, (scale, stride) in enumerate(zip(features, self.network.strides)):
-                rng = numbers(self.seed, POINTS, step, row, number)
-                places = drawn_places(pair, options, stride, rng)
-                offset = self.network.offset_voxels(stride)
-                fixed, moving = (scale[first : first + 1] for first in (place, count + place))
-                own = looked_up(fixed, places.fixed, stride, offset)
-                other = looked_up(moving, places.moving, stride, offset)
-                distance = (own[:, :, None] - other).square().sum(-1)
-                near.append(F.cross_entropy(-distance.mean(1), distance.new_zeros(len(distance), dtype=torch.long)))
-                between = (own[:, None, 0] - other[None, :, 0, 0]).square().sum(-1)
-                far.append(F.cross_entropy(-between, torch.arange(len(between), device=between.device)))
-                size.append(own.square().mean())
-                both = (pair, fixed, moving, stride, offset)
-                for error in range(options.errors if options.homing else 0):
-                    away.append(1 - homing(*both, self.seed, ERRORS, step, row, number, error))
-        parts = {"near": torch.stack(near).mean(), "far": torch.stack(far).mean()}
-        total = options.near * parts["near"] + options.far * parts["far"] + options.size * torch.stack(size).mean()
-        if away:
-            parts["homing"] = torch.stack(away).mean()
-            total = total + options.homing * parts["homing"]
+                both = tuple(scale[first : first + 1] for first in (place, count + place))
+                found.append(self._parts(pair, both, stride, (step, row, number)))
+        parts = {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
+        total = sum(getattr(self.contrast, name) * value for name, value in parts.items())
+        parts.pop("size", None)
         return total, parts
+
+    def _parts(
+        self, pair: Batch, both: tuple[torch.Tensor, torch.Tensor], stride: int, counters: tuple[int, int, int]
+    ) -> dict[str, torch.Tensor]:
+        """Each part of one pair at one scale. both: features of the fixed and the moving scan."""
+        options, offset, parts = self.contrast, self.network.offset_voxels(stride), {}
+        if options.near or options.far:
+            places = drawn_places(pair, options, stride, numbers(self.seed, POINTS, *counters))
+            own, other = (looked_up(f, p, stride, offset) for f, p in zip(both, (places.fixed, places.moving)))
+            parts["near"], parts["far"] = near(own, other), far(own, other)
+        if options.homing:
+            errors = (
+                homing(pair, *both, stride, offset, self.seed, ERRORS, *counters, e) for e in range(options.errors)
+            )
+            parts["homing"] = 1 - sum(errors) / options.errors
+        if options.size:
+            parts["size"] = both[0].square().mean()
+        return parts
 
     def shrink(self, shape: tuple[int, ...]) -> bool:
         """Generated pairs have the size that was asked for."""
         return False
 
     def _judge(self) -> dict[str, float]:
+        """Mean over the held-out pairs of what each scale reaches, and ``score``, the mean of all."""
         if self._held_out is None:
             return {}
         self.network.eval()
-        shares, led = [], []
-        for number in range(self._held_out_pairs):
-            batch = self._held_out(number)
-            device = next(self.network.parameters()).device
-            with torch.no_grad():
-                found = [self.network(batch[role].to(device)) for role in ("fixed", "moving")]
-            scales = [
-                (fixed.cpu(), moving.cpu(), s, self.network.offset_voxels(s))
-                for fixed, moving, s in zip(*found, self.network.strides)
-            ]
-            shares.append([matched(batch, *scale, self.contrast, number) for scale in scales])
-            led.append([self._led(batch, scale, number) for scale in scales])
+        found = [self._reached(self._held_out(number), number) for number in range(self._held_out_pairs)]
         self.network.train()
-        mean = np.mean(shares, axis=0)
-        named = {f"matched_{s}": float(share) for s, share in zip(self.network.strides, mean)}
-        if not self.contrast.homing:
-            return {"score": float(mean.mean()), **named}
-        homes = np.mean(led, axis=0)
-        named |= {f"homing_{s}": float(share) for s, share in zip(self.network.strides, homes)}
-        return {"score": float(mean.mean() + homes.mean()) / 2, **named}
+        means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        return {"score": float(np.mean(list(means.values()))), **means}
 
-    def _led(self, batch: Batch, scale: tuple, number: int) -> float:
-        if not self.contrast.homing:
-            return 0.0
-        seed = (self.seed, JUDGED_ERRORS, number)
-        return float(np.mean([float(homing(batch, *scale, *seed, error)) for error in range(self.contrast.errors)]))
+    def _reached(self, pair: Batch, number: int) -> dict[str, float]:
+        """Of one pair: ``matched``, and what else has a weight, by scale."""
+        device, options, reached = next(self.network.parameters()).device, self.contrast, {}
+        with torch.no_grad():
+            features = [[f.cpu() for f in self.network(pair[role].to(device))] for role in ROLES]
+        for *both, stride in zip(*features, self.network.strides):
+            scale = (*both, stride, self.network.offset_voxels(stride))
+            reached[f"matched_{stride}"] = matched(pair, *scale, options, number)
+            if options.homing:
+                seed = (self.seed, JUDGED_ERRORS, number)
+                led = [float(homing(pair, *scale, *seed, error)) for error in range(options.errors)]
+                reached[f"homing_{stride}"] = float(np.mean(led))
+        return reached
+
+
+def near(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of finding the partner among displaced places, compared over the window. own: (N, W, C). other: (N, W, K + 1, C)."""
+    distance = (own[:, :, None] - other).square().sum(-1).mean(1)
+    return F.cross_entropy(-distance, torch.zeros(len(distance), dtype=torch.long, device=own.device))
+
+
+def far(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of finding the partner of every point among the partners of all points; shapes as in ``near``."""
+    between = (own[:, None, 0] - other[None, :, 0, 0]).square().sum(-1)
+    return F.cross_entropy(-between, torch.arange(len(between), device=own.device))
 
 
 def matched(

@@ -28,8 +28,8 @@ from .tasks import DrawnTask, Term, both_ways
 COIN, TOLD = 9, 10
 """Streams of random numbers: which of the two scans a step learns from; where losses look at features."""
 ROLES = ("fixed", "moving")
-SCALABLE = {"fixed_labels", "moving_labels"}
-"""What of a batch, beside the scans, can be brought to the voxels of every resolution."""
+SCALABLE = {role + what for role in ROLES for what in ("", "_labels", "_natural")}
+"""What of a batch can be brought to the voxels of every resolution."""
 
 
 @dataclass(frozen=True)

@@ -14,51 +14,62 @@ from .base import Deformed, Loss
 
 SCALINGS = {"released": 1.0, "paper": 0.5}
 """Factor of mean((F - M o phi)^2) / image_sigma^2."""
+IMAGES = {"scans": "", "natural": "_natural"}
+"""What is compared: the scans that the network sees, or what a common scanner would show of a generated pair."""
 
 
 class ImageLoss(Loss):
-    """A similarity, mean over the pairs. symmetric: half of it, and half of that of the fixed scan on the moving one."""
+    """A similarity, mean over the pairs. symmetric: half of it, and half of that of the fixed scan on the moving one.
 
-    def __init__(self, similarity: Similarity, factor: float = 1.0, symmetric: bool = False):
+    images: of ``IMAGES``. A network that sees any contrasts and is judged by ``natural`` images learns not to mind them.
+    """
+
+    def __init__(self, similarity: Similarity, factor: float = 1.0, symmetric: bool = False, images: str = "scans"):
+        if images not in IMAGES:
+            raise ConfigError(f"images of a loss must be one of {tuple(IMAGES)}, got {images!r}")
         self.similarity, self.factor, self.symmetric = similarity, factor, symmetric
+        self.needs = tuple(role + IMAGES[images] for role in ("moving", "fixed"))
 
     def __call__(self, case: Deformed) -> torch.Tensor:
-        value = compared(case.warped, case.fixed, self.similarity)
+        moving, fixed = self.needs
+        value = compared(case.sent(moving), case.batch[fixed], self.similarity)
         if self.symmetric:
-            value = (value + compared(case.warped_back, case.moving, self.similarity)) / 2
+            value = (value + compared(case.sent_back(fixed), case.batch[moving], self.similarity)) / 2
         return value * self.factor
 
 
 class MeanSquaresLoss(ImageLoss):
     """mean((F - M o phi)^2) / image_sigma^2 as released, half of it as in the paper (whose sum is here a mean, see ``KL``)."""
 
-    def __init__(self, image_sigma: float = 0.02, scaling: str = "released", symmetric: bool = False):
+    def __init__(
+        self, image_sigma: float = 0.02, scaling: str = "released", symmetric: bool = False, images: str = "scans"
+    ):
         if not image_sigma > 0:
             raise ConfigError(f"loss 'mse': image_sigma must be positive, got {image_sigma!r}")
         if scaling not in SCALINGS:
             raise ConfigError(f"loss 'mse': scaling must be one of {tuple(SCALINGS)}, got {scaling!r}")
-        super().__init__(MeanSquares(), SCALINGS[scaling] / image_sigma**2, symmetric)
+        super().__init__(MeanSquares(), SCALINGS[scaling] / image_sigma**2, symmetric, images)
 
 
 class LNCCLoss(ImageLoss):
     """1 - mean LNCC over windows of 2 radius_voxels + 1 voxels per axis (``similarity.lncc``)."""
 
-    def __init__(self, radius_voxels: int = 4, epsilon: float = 1e-5, symmetric: bool = False):
-        super().__init__(LNCC(radius_voxels, epsilon), symmetric=symmetric)
+    def __init__(self, radius_voxels: int = 4, epsilon: float = 1e-5, symmetric: bool = False, images: str = "scans"):
+        super().__init__(LNCC(radius_voxels, epsilon), symmetric=symmetric, images=images)
 
 
 class NCCLoss(ImageLoss):
     """1 - correlation of the whole scans (``similarity.ncc``)."""
 
-    def __init__(self, symmetric: bool = False):
-        super().__init__(NCC(), symmetric=symmetric)
+    def __init__(self, symmetric: bool = False, images: str = "scans"):
+        super().__init__(NCC(), symmetric=symmetric, images=images)
 
 
 class MultiKernelLoss(ImageLoss):
     """1 - local correlation in windows of several sizes, which follow from the scan's (``similarity.mk_lncc``)."""
 
-    def __init__(self, symmetric: bool = False):
-        super().__init__(MultiKernelLNCC(), symmetric=symmetric)
+    def __init__(self, symmetric: bool = False, images: str = "scans"):
+        super().__init__(MultiKernelLNCC(), symmetric=symmetric, images=images)
 
 
 def compared(warped: torch.Tensor, fixed: torch.Tensor, similarity: Similarity) -> torch.Tensor:

@@ -56,7 +56,7 @@ class KL(Loss):
         if self.mode == "released":
             return d / 2 * (spread.mean() + self.precision / 2 * mean_squared_steps(mean))
         steps = sum(mean.diff(dim=axis).square().sum() for axis in range(2, mean.ndim))
-        return (spread.sum() + self.precision * steps) / (2 * case.fixed.numel())
+        return (spread.sum() + self.precision * steps) / (2 * case.batch["fixed"].numel())
 
 
 @lru_cache(maxsize=4)

@@ -22,6 +22,7 @@ from .loop import Fitted, fit
 from .network_choice import make_network
 from .preparation import Prepared, prepare
 from .scans import ScanList, list_scans
+from .synthetic import ONLY_GENERATED
 from .tasks import DrawnTask, PairTask, Term, make_terms, prior_of
 from .validation import judged, judged_maps
 
@@ -71,6 +72,11 @@ def train(
 
 def check_fit(config: TrainingConfig, network: Stored, terms: tuple[Term, ...]) -> None:
     """Refuse choices that contradict each other."""
+    for term in terms:
+        if unknown := [key for key in term.loss.needs if key in ONLY_GENERATED]:
+            raise ConfigError(
+                f"loss {term.name!r} needs {' and '.join(unknown)}, which only generated pairs have: train with a recipe"
+            )
     surfaces = any(term.name == "surface" for term in terms)
     if surfaces and (config.augmentation.moves or config.data.patch):
         raise ConfigError("loss 'surface' allows neither patches nor augmentation by rotation, scale or shift")

@@ -16,7 +16,7 @@ from ..geometry.vector_fields import compose
 from ..registry import nearest
 from ._synthetic_anatomy import KINDS, Anatomy
 from ._synthetic_fields import Source, diffeomorphism, noise, velocity
-from ._synthetic_scans import contrasts, corrupted, painted
+from ._synthetic_scans import CONTRASTS, contrasts, corrupted, painted
 from .base import Batch
 
 STREAM = 21
@@ -24,6 +24,8 @@ MARGIN = 0.08
 """The anatomy reaches so far beyond the patch on every side, as a share of its longest axis: deformations look there."""
 CONSISTENT_VOXELS = 0.5
 """A voxel's partner is known where going there and back misses by less."""
+ONLY_GENERATED = ("displacement", "known", "moving_natural", "fixed_natural")
+"""What a batch of scans cannot have."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Synthetic:
 
     voxel_mm: least and largest edge of a voxel, drawn for each pair. strength: of both deformations (1 bends by about 6 % of
     the longest axis). texture: largest amplitude of tissue texture. remap: share of scans whose finished
-    intensities go through another random map. clean: nothing goes wrong with the scans.
+    intensities go through another random map. clean: nothing goes wrong with the scans. contrasts: relative shares of the ways in
+    which the contrasts of the two scans are related.
     """
 
     shape: tuple[int, ...] = (48, 48, 48)
@@ -42,21 +45,19 @@ class Synthetic:
     texture: float = 0.1
     remap: float = 0.0
     clean: bool = False
+    contrasts: tuple[tuple[str, float], ...] = CONTRASTS
 
     def __post_init__(self):
         for name in ("shape", "voxel_mm"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        kinds = self.kinds.items() if isinstance(self.kinds, dict) else self.kinds
-        object.__setattr__(self, "kinds", tuple((name, float(share)) for name, share in kinds))
+        for name in ("kinds", "contrasts"):
+            shares = getattr(self, name)
+            shares = shares.items() if isinstance(shares, dict) else shares
+            object.__setattr__(self, name, tuple((key, float(share)) for key, share in shares))
         if len(self.shape) not in (2, 3) or not all(isinstance(n, int) and n >= 8 for n in self.shape):
             raise ConfigError(f"Synthetic.shape must be 2 or 3 whole numbers of at least 8, got {self.shape}")
-        for name, share in self.kinds:
-            if name not in KINDS:
-                raise ConfigError(f"Synthetic.kinds: unknown anatomy {name!r}{nearest(name, KINDS)}")
-            if not share >= 0:
-                raise ConfigError(f"Synthetic.kinds: the share of {name!r} must be at least 0, got {share}")
-        if not sum(share for _, share in self.kinds) > 0:
-            raise ConfigError("Synthetic.kinds: at least one share must be positive")
+        _check_shares("kinds", self.kinds, "anatomy", KINDS)
+        _check_shares("contrasts", self.contrasts, "contrast", dict(CONTRASTS))
         if len(self.voxel_mm) != 2 or not 0 < self.voxel_mm[0] <= self.voxel_mm[1]:
             raise ConfigError(f"Synthetic.voxel_mm must be two rising positive numbers, got {self.voxel_mm}")
         for name in ("strength", "texture", "remap"):
@@ -68,7 +69,8 @@ class SyntheticPairs:
     """step -> batch of ``count`` generated pairs, each a function of (seed, step, row) alone.
 
     Beside ``moving``, ``fixed`` (in [0, 1]) and their ``*_labels`` a batch holds ``displacement`` (B, d, *shape): the known map
-    x -> x + u(x) from the fixed to the moving scan in voxels, and ``known`` (B, 1, *shape, bool), where it is one. device: where
+    x -> x + u(x) from the fixed to the moving scan in voxels, and ``known`` (B, 1, *shape, bool), where it is one; ``*_natural``:
+    what a common scanner might show of each, flawless. device: where
     the work is done; the numbers are drawn on the CPU, so cards give the same pairs but for rounding.
     """
 
@@ -97,12 +99,15 @@ class SyntheticPairs:
         fields = [velocity(source, options.shape, options.strength) for _ in range(2)]
         maps = [diffeomorphism(v) for v in fields]
         texture = noise(source, tuple(anatomy.labels.shape), source.uniform(1.5, 4.0))[0]
+        natural = painted(anatomy, torch.tensor(anatomy.natural))
+        tables = contrasts(source, anatomy, options.contrasts)
         batch: Batch = {}
-        for role, table, u in zip(("moving", "fixed"), contrasts(source, anatomy), maps):
+        for role, table, u in zip(("moving", "fixed"), tables, maps):
             amounts = options.texture * _amounts(source, anatomy.count)
             index = identity_index(options.shape, self.device) + u + margin
-            scan = sample(painted(anatomy, table, texture, amounts), index, padding="border")
+            scan = sample(painted(anatomy, table, amounts, texture), index, padding="border")
             batch[role] = scan.clamp(0, 1) if options.clean else corrupted(source, scan, options.remap)
+            batch[f"{role}_natural"] = sample(natural, index, padding="border")
             batch[f"{role}_labels"] = sample(anatomy.labels[None, None], index, mode="nearest", padding="border")
         batch["displacement"], batch["known"] = between(fields[0], *maps)
         return batch
@@ -136,3 +141,13 @@ def _amounts(source: Source, count: int) -> torch.Tensor:
     amounts = source.rng.uniform(-1, 1, count) * (source.rng.random(count) < 0.6)
     amounts[0] = 0.0
     return torch.as_tensor(amounts, dtype=torch.float32)
+
+
+def _check_shares(option: str, shares: tuple[tuple[str, float], ...], what: str, known: dict) -> None:
+    for name, share in shares:
+        if name not in known:
+            raise ConfigError(f"Synthetic.{option}: unknown {what} {name!r}{nearest(name, known)}")
+        if not share >= 0:
+            raise ConfigError(f"Synthetic.{option}: the share of {name!r} must be at least 0, got {share}")
+    if not sum(share for _, share in shares) > 0:
+        raise ConfigError(f"Synthetic.{option}: at least one share must be positive")

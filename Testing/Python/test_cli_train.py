@@ -122,6 +122,8 @@ def test_bad_input_is_one_line(config, tmp_path, command):
         ({"data": {"patch": [10, 10]}}, (), "data.patch must be multiples of 4"),
         ({"optimization": {"patience": 3, "validate_every": 0}}, (), "patience needs validate_every"),
         ({"losses": ["surface"]}, (), "loss 'surface' allows neither"),
+        ({"losses": ["known-map"]}, (), "which only generated pairs have: train with a recipe"),
+        ({"losses": [{"name": "lncc", "images": "natural"}]}, (), "needs moving_natural and fixed_natural"),
         ({"optimization": {"device": "tpu"}}, (), "unknown device 'tpu'"),
         ({"data": {"scans": "none.csv"}}, (), "none.csv does not exist"),
         ({}, ("--resume",), "no training to resume"),

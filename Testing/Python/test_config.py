@@ -97,6 +97,15 @@ def test_naming_the_presets_own_choice_keeps_its_options():
     assert parse("--similarity", preset.similarity.name).similarity == preset.similarity
 
 
+def test_what_is_compared_beside_a_similarity_goes_with_it():
+    assert parse("--preset", "multimodal").further_similarities == (Choice("mi"),)
+    assert parse("--preset", "multimodal", "--similarity", "mind") == load_preset("multimodal")
+    other = parse("--preset", "multimodal", "--similarity", "lncc")
+    assert (other.similarity, other.further_similarities) == (Choice("lncc"), ())
+    with pytest.raises(ConfigError, match="leave them out"):
+        parse("--preset", "multimodal", "--set", "similarity.weight=0")
+
+
 def test_start_none_switches_off_the_start():
     start = parse("--start", "none").start
     assert (start.initial, start.transform) == ("identity", "none")

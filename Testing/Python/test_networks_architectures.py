@@ -146,6 +146,17 @@ def test_architectures_survive_json(name):
         assert type(variant).from_dict(json.loads(json.dumps(variant.to_dict()))) == variant
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_network_that_is_shown_descriptors_does_not_see_which_scan_is_the_negative(ndim):
+    described, plain = (small("voxelmorph-diff", ndim, sees=sees) for sees in ("descriptors", "scans"))
+    moving, fixed = torch.rand(2, 2, 1, *(32,) * ndim)
+    with torch.no_grad():
+        for network, alike in ((described, True), (plain, False)):
+            own, negative = network(moving, fixed).field, network(1 - moving, fixed).field
+            assert torch.allclose(own, negative, atol=1e-3) == alike
+            assert float(own.std()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -155,6 +166,7 @@ def test_architectures_survive_json(name):
         ({"ndim": 4}, "2 or 3"),
         ({"decoder": [8]}, "one entry less"),
         ({"padding": "reflect"}, "padding"),
+        ({"sees": "descriptor"}, "sees must be one of"),
     ],
 )
 def test_wrong_architectures_are_refused(values, says):

@@ -284,3 +284,9 @@ def test_shipped_recipes_are_complete_and_small(path):
 
 def test_pairs_are_never_cut_smaller():
     assert not ContrastiveTask(make_network(TINY.network, TINY.optimization.seed), lambda step: {}).shrink((32, 32))
+
+
+@pytest.mark.parametrize("weights", [{"near": 0.0, "far": 0.0}, {"points": 1}, {"near": -1.0}])
+def test_wrong_contrasts_are_refused(weights):
+    with pytest.raises(ConfigError, match="Contrast"):
+        replace(CONTRAST, **weights)

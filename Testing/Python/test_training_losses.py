@@ -161,7 +161,7 @@ def test_kl_of_the_paper_is_the_matrix_formula(ndim, precision):
         m, s = field.numpy().ravel(), np.exp(logs.numpy().ravel())
         total += 0.5 * (np.trace(graph @ np.diag(s)) - np.log(s).sum() + m @ graph @ m)
     loss = LOSSES.build("kl", precision=precision, mode="paper")
-    assert float(loss(case)) * case.fixed.numel() == pytest.approx(total, rel=1e-5)
+    assert float(loss(case)) * case.batch["fixed"].numel() == pytest.approx(total, rel=1e-5)
 
 
 def test_kl_of_the_smoothed_covariance_has_the_kernels_energy():
@@ -170,7 +170,7 @@ def test_kl_of_the_smoothed_covariance_has_the_kernels_energy():
     with_smoothing = LOSSES.build("kl", precision=20.0, mode="paper", covariance="smoothed", smoothing_voxels=1.0)
     steps = 20 * sum(case.prediction.field.diff(dim=a).square().sum() for a in (2, 3, 4))
     spread = 20 * dirichlet_energy(1.0, 3) * math.exp(-1) + 1
-    expected = (spread * log_variance.numel() + float(steps)) / 2 / case.fixed.numel()
+    expected = (spread * log_variance.numel() + float(steps)) / 2 / case.batch["fixed"].numel()
     assert float(with_smoothing(case)) == pytest.approx(expected, rel=1e-5)
     assert dirichlet_energy(1.0, 3) == pytest.approx(0.030, abs=0.001)
     assert LOSSES.build("kl", precision=20.0, covariance="smoothed").smoothing_voxels(3) == pytest.approx(
@@ -202,12 +202,26 @@ def test_released_kl_smooths_six_times_less_than_the_paper():
 @pytest.mark.parametrize("ndim", (2, 3))
 def test_image_losses_are_the_similarities_averaged_over_pairs(ndim):
     case = case_of("displacement", ndim)
-    squares = (case.warped - case.fixed).square().mean()
+    squares = (case.sent("moving") - case.batch["fixed"]).square().mean()
     assert float(LOSSES.build("mse", image_sigma=0.1)(case)) == pytest.approx(float(squares) * 100, rel=1e-6)
     half = LOSSES.build("mse", image_sigma=0.1, scaling="paper")(case)
     assert float(half) == pytest.approx(float(squares) * 50, rel=1e-6)
-    own = [LNCC(4).value(f[None], w[None]) for f, w in zip(case.fixed, case.warped)]
+    own = [LNCC(4).value(f[None], w[None]) for f, w in zip(case.batch["fixed"], case.sent("moving"))]
     assert float(LOSSES.build("lncc")(case)) == pytest.approx(np.mean(own), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mse", "lncc", "ncc", "mk-lncc"])
+def test_networks_that_see_any_contrast_can_be_judged_by_natural_images(name):
+    shape = SHAPES[2]
+    natural = {"moving_natural": bumps(shape, 11), "fixed_natural": bumps(shape, 12)}
+    case = case_of("velocity", 2, **natural)
+    shown = case_of("velocity", 2, moving=natural["moving_natural"], fixed=natural["fixed_natural"])
+    for symmetric in (False, True):
+        loss = LOSSES.build(name, images="natural", symmetric=symmetric)
+        assert float(loss(case)) == float(LOSSES.build(name, symmetric=symmetric)(shown))
+        assert float(loss(case)) != float(LOSSES.build(name, symmetric=symmetric)(case))
+    with pytest.raises(ConfigError, match="images of a loss must be one of"):
+        LOSSES.build(name, images="naturals")
 
 
 def test_diffusion_of_a_shear_is_known():

@@ -77,6 +77,41 @@ def test_labels_agree_along_the_known_map(name):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_natural_images_do_not_depend_on_the_contrast_and_agree_along_the_known_map(name):
+    shape, missed, unmoved = SHAPES[name], 0.0, 0.0
+    for step in range(4):
+        one, other = (
+            SyntheticPairs(Synthetic(shape, (("brain", 1.0),), remap=remap, contrasts={"unrelated": 1.0}), 3)(step)
+            for remap in (0.0, 1.0)
+        )
+        assert torch.equal(one["fixed_natural"], other["fixed_natural"])
+        assert not torch.equal(one["fixed"], other["fixed"])
+        known = one["known"].float()
+        carried = sample(one["moving_natural"], identity_index(shape) + one["displacement"], padding="border")
+        missed += float((known * (carried - one["fixed_natural"]).abs()).sum())
+        unmoved += float((known * (one["moving_natural"] - one["fixed_natural"]).abs()).sum())
+    assert missed < 0.35 * unmoved  # what is left is interpolation
+
+
+def test_contrasts_are_related_as_asked_for():
+    """Clean scans without texture show their tables: natural ones twice, or a natural one beside any other."""
+
+    def likeness(kind: str) -> np.ndarray:
+        options = Synthetic((40, 40), (("chest", 1.0),), texture=0.0, clean=True, contrasts={kind: 1.0})
+        rows = []
+        for step in range(8):
+            batch = SyntheticPairs(options, 5)(step)
+            away = [float((batch[r] - batch[f"{r}_natural"]).abs().mean()) for r in ("fixed", "moving")]
+            rows.append(sorted(away))
+        return np.mean(rows, 0)
+
+    assert likeness("natural").max() < 0.09
+    nearer, farther = likeness("one natural")
+    assert nearer < 0.09 < 0.12 < farther
+    assert likeness("unrelated").max() > 0.12
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_deformations_do_not_fold_and_the_known_map_leads_from_one_to_the_other(name):
     shape = SHAPES[name]
     for number in range(4):
@@ -147,8 +182,8 @@ def test_painting_gives_labels_their_intensities_with_soft_edges():
     anatomy = KINDS["cells"](_source(4), (40, 40), 1.0)
     table = torch.linspace(0.1, 0.9, anatomy.count)
     texture = torch.ones((40, 40))
-    plain = scans.painted(anatomy, table, texture, torch.zeros(anatomy.count))[0, 0]
-    raised = scans.painted(anatomy, table, texture, torch.full((anatomy.count,), 0.05))[0, 0]
+    plain = scans.painted(anatomy, table, torch.zeros(anatomy.count), texture)[0, 0]
+    raised = scans.painted(anatomy, table, torch.full((anatomy.count,), 0.05), texture)[0, 0]
     labels = anatomy.labels.float()[None, None]
     pool = torch.nn.functional.max_pool2d
     inside = (pool(labels, 5, 1, 2) == -pool(-labels, 5, 1, 2))[0, 0]
