@@ -1,6 +1,6 @@
-"""The shipped features beside local correlation, MIND and mutual information: real scans, one solver, one start, one schedule.
+"""The shipped networks beside local correlation, MIND and mutual information: real scans, one solver, one start, one schedule.
 
-The features' network was trained on generated anatomies alone; no scan of this table was ever shown to it. Scans are resampled to
+The networks were trained on generated anatomies alone; no scan of this table was ever shown to them. Scans are resampled to
 voxels of about 2 mm (coarser ones are left as they are), every comparison continues from the same affine alignment, and labels and
 landmarks are judged on their own grids. ``contrasts`` change the moving scan: its negative, gamma 0.5 and 2, random maps of its
 intensities (air stays air), slices three times as thick, a quarter cut off. The scans of one head in T1, PD and MRA have no labels:
@@ -23,10 +23,10 @@ from pathlib import Path
 import cases
 import common
 
-MODEL = "features-mind-net"
-FEATURES, JOINED = "features", "features + MI"
-METHODS = (FEATURES, JOINED, "LNCC", "MIND", "MI", "MIND + MI")
-"""A name with MI behind it: mutual information of the scans beside, its force as large as the other's."""
+MODELS = {"UNet-E": "features-unet-e", "MIND-Net": "features-mind-net", "VM-diff": "map-voxelmorph-diff"}
+FEATURES = ("UNet-E", "UNet-E + MI", "MIND-Net")
+METHODS = (*FEATURES, "LNCC", "MIND", "MI", "MIND + MI", "VM-diff")
+"""A name with MI behind it: mutual information of the scans beside, its force as large as the other's. VM-diff is a prediction only."""
 SPACING_MM = 2.0
 FACTORS, ITERATIONS = (4, 2, 1), (60, 40, 12)
 CONTRASTS = (
@@ -43,7 +43,7 @@ LEAST_VOXELS = 100
 WARP_MM, WARP_CELL_MM = 4.0, 45.0
 """Spread of each component of the known warp's velocity, and the distance of its control points."""
 KEPT_SHARE, GAIN = 0.95, 0.02
-"""What the features set out to reach: the share of their own Dice that they keep on remapped scans, and the Dice by which they beat
+"""What features set out to reach: the share of their own Dice that they keep on remapped scans, and the Dice by which they beat
 MIND on remapped brains."""
 
 
@@ -54,13 +54,13 @@ def run(threads: int, quick: bool = False) -> dict:
         common.say(f"shipped: {name}")
         script = [sys.executable, os.fspath(common.HERE / "shipped.py"), name, "--threads", str(threads)]
         found[name] = common.measure(script + (["--quick"] if quick else []), threads).json()
-    return {"model": MODEL, "spacing_mm": SPACING_MM, "iterations": ITERATIONS, "cases": found, "goals": goals(found)}
+    return {"models": MODELS, "spacing_mm": SPACING_MM, "iterations": ITERATIONS, "cases": found, "goals": goals(found)}
 
 
 def goals(found: dict) -> list[dict]:
     """The share kept of each pair with labels, and the gain of each brain pair; only what was measured."""
     rows = []
-    for method, case in ((m, c) for m in (FEATURES, JOINED) for c in REAL):
+    for method, case in ((m, c) for m in FEATURES for c in REAL):
         contrasts = found.get(case, {}).get("contrasts", {})
         remapped = [contrasts[name] for name in REMAPPED if name in contrasts]
         if not remapped or "dice" not in remapped[0][method]:
@@ -161,22 +161,23 @@ def _registered(fixed, moving, start, method: str, threads: int):
     from DeepDiffRegLib.data.pair import Pair
     from DeepDiffRegLib.session import RegistrationSession
 
-    similarity = {
+    first, *others = method.split(" + ")
+    compared = {
         "LNCC": Choice("lncc", {"radius_voxels": 2}),
         "MIND": Choice("mind", {"distance_voxels": 1}),
         "MI": Choice("mi"),
-        FEATURES: Choice("mse"),
     }
-    first, *others = (similarity[name] for name in method.split(" + "))
     config = Config(
-        similarity=first,
-        further_similarities=tuple(others),
+        similarity=compared.get(first, Choice("mse")),
+        further_similarities=tuple(compared[name] for name in others),
         schedule=Schedule(FACTORS, ITERATIONS),
         device="cpu",
         threads=threads,
     )
-    if method in (FEATURES, JOINED):
-        config = config.replace(method="dio", model=os.environ.get("SHIPPED_MODEL", MODEL))
+    if first in MODELS:
+        config = config.replace(method="dio", model=MODELS[first])
+    if first == "VM-diff":
+        config = config.replace(method="feedforward", schedule=Schedule(FACTORS, (0,) * len(FACTORS)))
     started = time.process_time()
     transform = RegistrationSession(Pair(fixed, moving), config).run(start)
     return transform, time.process_time() - started
