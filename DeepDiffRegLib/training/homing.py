@@ -23,7 +23,7 @@ SIZES = (0.4, 3.0)
 CELLS = (4.0, 10.0)
 """Its length of change, likewise, but no less than ``STEEPEST`` times its size."""
 STEEPEST = 2.5
-LEAST = 1e-12
+LEAST = 1e-24
 
 
 def homing(
@@ -48,7 +48,7 @@ def homing(
     slopes = [(difference * slope).sum(1, keepdim=True) for slope in _slopes(seen)]
     force = gaussian(torch.cat(slopes, 1) * known, SMOOTHING_VOXELS) * known
     error = error * known
-    return (force * error).sum() / (force.square().sum() * error.square().sum()).sqrt().clamp(min=LEAST)
+    return (force * error).sum() / (force.square().sum() * error.square().sum()).clamp(min=LEAST).sqrt()
 
 
 def _slopes(values: torch.Tensor) -> list[torch.Tensor]:

@@ -205,7 +205,9 @@ class _Run:
                 failed = str(error).splitlines()[0]
             self._make_smaller(step, failed)
         if self.options.clip is not None:
-            self.fabric.clip_gradients(self.module, self._stepper, max_norm=self.options.clip)
+            most = self.options.clip
+            size = self.fabric.clip_gradients(self.module, self._stepper, max_norm=most, error_if_nonfinite=False)
+            self._check_finite(size, step, "gradient")
         self._stepper.step()
         for name, value in sums.items():
             self.state.window[name] = self.state.window.get(name, 0.0) + value
@@ -227,9 +229,7 @@ class _Run:
             share = len(chunk) * world / count
             with self.fabric.no_backward_sync(self.module, enabled=number + 1 < len(chunks) and world > 1):
                 total, parts = self.module(part, step)
-                self._check_finite(
-                    total, step
-                )  # before going back: torch reads beyond a scan at positions that are NaN
+                self._check_finite(total, step, "loss")  # now: torch reads beyond a scan at positions that are NaN
                 self.fabric.backward(total * share)
             for name, value in {"loss": total, **parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
@@ -239,10 +239,10 @@ class _Run:
         return dict(zip(sums, values.tolist()))
 
     @staticmethod
-    def _check_finite(loss: torch.Tensor, step: int) -> None:
-        if not math.isfinite(value := float(loss.detach())):
+    def _check_finite(value: torch.Tensor, step: int, what: str) -> None:
+        if not math.isfinite(found := float(value.detach())):
             raise RegistrationError(
-                f"training: the loss of step {step} is {value}; try a lower learning rate or clip the gradient"
+                f"training: the {what} of step {step} is {found}; try a lower learning rate, clip the gradient, or precision '32'"
             )
 
     def _make_smaller(self, step: int, failed: str) -> None:

@@ -342,7 +342,7 @@ def assist_text(result: dict) -> str:
 
 
 def shipped_text(result: dict) -> str:
-    heading = f"**Shipped features** ({_about(result['about'])}): Dice, landmark error or error of a known warp; one solver and schedule."
+    heading = f"**Shipped networks** ({_about(result['about'])}): Dice, landmark error or error of a known warp; one solver and schedule."
     return heading + "\n\n" + shipped.table(result)
 
 

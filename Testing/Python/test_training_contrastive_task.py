@@ -100,6 +100,15 @@ def test_forces_of_equal_features_lead_home_and_those_of_exchanged_scans_lead_aw
     assert float(homing(batch, 5 * features, 5 * features, 1, 0.0, 3, 0)) == pytest.approx(found[0], abs=1e-4)
 
 
+def test_where_no_partner_is_known_no_force_is_asked_for():
+    features = torch.rand((1, 4, 16, 16), requires_grad=True)
+    batch = {"displacement": torch.zeros((1, 2, 16, 16)), "known": torch.zeros((1, 1, 16, 16), dtype=torch.bool)}
+    found = homing(batch, features, features, 1, 0.0, 3, 0)
+    found.backward()
+    assert float(found.detach()) == 0.0
+    assert bool((features.grad == 0).all())
+
+
 def test_homing_is_part_of_the_loss_and_of_the_score_where_it_has_a_weight():
     task = make_task(replace(TINY, contrast=replace(CONTRAST, homing=2.0, near=0.5, errors=1)), _network())
     batch = {**task.batch(0), "row": torch.zeros(1, dtype=torch.long)}

@@ -200,6 +200,20 @@ def test_half_precision_changes_the_network_alone():
     assert seen[-1] < seen[0]
 
 
+def test_a_gradient_that_is_not_finite_is_reported_with_its_step():
+    """A finite loss whose derivative is not: the square root of nothing."""
+
+    class Rooted(bed.PairTask):
+        def loss(self, ask, batch, step):
+            value, parts = super().loss(ask, batch, step)
+            return value + (0 * value if step < 2 else (0 * value).sqrt()), parts
+
+    made = bed.task_of()
+    task = Rooted(made.network, made.terms, made._draw, None, made.seed)
+    with pytest.raises(RegistrationError, match="the gradient of step 2 is nan"):
+        fit(task, bed.options(steps=4, clip=1.0))
+
+
 def test_a_diverged_training_is_reported(tmp_path):
     task = bed.task_of(validate=False)
     with pytest.raises(RegistrationError, match=r"the loss of step \d+ is (nan|inf)"):
