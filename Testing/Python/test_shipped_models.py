@@ -4,7 +4,8 @@ import numpy as np
 
 from DeepDiffRegLib.config import Start, load_preset
 from DeepDiffRegLib.data.image import Image
-from DeepDiffRegLib.data.pair import Pair
+from DeepDiffRegLib.data.pair import Landmarks, Pair, Prompts
+from DeepDiffRegLib.data.points import Points
 from DeepDiffRegLib.geometry.grid import Geometry
 from DeepDiffRegLib.networks.files import model_folder
 from DeepDiffRegLib.networks.weights import load_model
@@ -33,16 +34,28 @@ def test_the_shipped_map_brings_structures_together_in_any_contrast():
     assert abs(negative["dice"] - found["dice"]) < 0.002
 
 
-def test_the_preset_instant_predicts_without_refining():
-    """Generated pairs, distance in mm from the known map where it is known: less after the prediction than before."""
-    grid, before, after = Geometry.identity((48, 48, 48), (4.0, 4.0, 4.0)), 0.0, 0.0
+def _session(pair) -> RegistrationSession:
+    """The preset ``instant`` on a generated pair, which needs no affine start."""
+    grid = Geometry.identity((48, 48, 48), (4.0, 4.0, 4.0))
     config = load_preset("instant").replace(start=Start(initial="identity", transform="none"), device="cpu", threads=1)
+    return RegistrationSession(Pair(Image(pair["fixed"], grid), Image(pair["moving"], grid)), config)
+
+
+def test_the_preset_instant_predicts_without_refining():
+    """Distance in mm from the known map where it is known: less after the prediction than before."""
+    before, after = 0.0, 0.0
     for pair in _pairs(4):
-        session = RegistrationSession(Pair(Image(pair["fixed"], grid), Image(pair["moving"], grid)), config)
-        transform = session.run()
+        transform = _session(pair).run()
         index = np.argwhere(pair["known"][0, 0].numpy())[::29]
-        points = grid.to_world(index[:, ::-1].astype(float))
+        points = 4.0 * index[:, ::-1].astype(float)
         u = 4.0 * pair["displacement"][0].permute(1, 2, 3, 0).numpy()[tuple(index.T)]
         before += np.linalg.norm(u, axis=1).mean()
         after += np.linalg.norm(transform.map_points(points) - points - u, axis=1).mean()
     assert after < 0.9 * before
+
+
+def test_a_landmark_steers_what_instant_predicted():
+    session, place = _session(_pairs(1)[0]), np.array([[90.0, 90.0, 90.0]])
+    partner = session.run().map_points(place) + [[8.0, 0.0, 0.0]]
+    updated = session.update(Prompts(landmarks=Landmarks(Points(place), Points(partner))))
+    assert np.linalg.norm(updated.map_points(place) - partner) < 2.0
