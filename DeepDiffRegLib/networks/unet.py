@@ -16,6 +16,7 @@ SLAB_ROWS = 16
 """Rows of the first axis that full-resolution layers work on at a time when nothing is differentiated."""
 
 SEEN = ("scans", "descriptors")
+"""Gray values as they are, or what contrast does not change (``_descriptors``)."""
 
 
 @dataclass(frozen=True)
