@@ -195,6 +195,10 @@ class Config:
             return self
         return self.replace(similarity=Choice(similarity), further_similarities=())
 
+    def moved_by(self, transform: str) -> Config:
+        """With another transform model and its own defaults; its own one stays, with all its options."""
+        return self if transform == self.transform.name else self.replace(transform=Choice(transform))
+
 
 def choice(value: str | dict[str, Any] | Choice) -> Choice:
     """``"lncc"`` or ``{"name": ..., "weight": ..., <options>}`` to a ``Choice``."""

@@ -209,7 +209,7 @@ def configOf(state) -> dict:
     """The preset with the advanced choices applied, as the plain dictionary that the worker takes."""
     import dataclasses
 
-    from DeepDiffRegLib.config import Choice, load_preset
+    from DeepDiffRegLib.config import load_preset
     from DeepDiffRegLib.networks.files import with_model
 
     config = load_preset(state.preset)
@@ -218,9 +218,8 @@ def configOf(state) -> dict:
     changes = {"device": state.device or "auto", "schedule": _schedule(config.schedule, state.quality)}
     if state.method:
         changes["method"] = state.method
-    # Options of the preset belong to the preset's own choice; another one starts from its defaults.
-    if state.transformModel and state.transformModel != config.transform.name:
-        changes["transform"] = Choice(state.transformModel)
+    if state.transformModel:
+        config = config.moved_by(state.transformModel)
     if state.similarity:
         config = config.compared_by(state.similarity)
     return dataclasses.replace(config, **changes).to_dict()

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import Choice, Config, Start, load_preset, preset_names
+from ..config import Config, Start, load_preset, preset_names
 from ..errors import ConfigError, InputError
 from ..methods import METHODS
 from ..networks.files import model_names, with_model
@@ -73,7 +73,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
     if arguments.similarity:
         config = config.compared_by(SIMILARITIES[arguments.similarity].name)
     if arguments.transform:
-        changes["transform"] = _choice(TRANSFORMS[arguments.transform].name, config.transform)
+        config = config.moved_by(TRANSFORMS[arguments.transform].name)
     options = {
         "device": arguments.device, "threads": arguments.threads, "seed": arguments.seed, "max_memory_gb": arguments.max_memory,
         "intermediate": getattr(arguments, "intermediate", None),
@@ -97,11 +97,6 @@ def _preset(name: str) -> Config:
     if not isinstance(values, dict):
         raise InputError(f"--preset: {path} must hold one JSON object")
     return Config.from_dict({"name": path.stem, **values})
-
-
-def _choice(name: str, preset: Choice) -> Choice:
-    """The preset's options belong to the preset's choice; another choice starts from its own defaults."""
-    return preset if preset.name == name else Choice(name)
 
 
 def _start(start: Start, arguments: argparse.Namespace) -> Start:

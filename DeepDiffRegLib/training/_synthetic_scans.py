@@ -32,11 +32,14 @@ def contrasts(
     natural = torch.tensor(anatomy.natural) + 0.05 * _white(source, count)
     kind = str(source.rng.choice(names, p=[w / sum(weights) for w in weights]))
     first = natural if source.chance(0.5) or kind in ("one natural", "natural") else _random_table(source, anatomy)
+    other, alike = (lambda: _random_table(source, anatomy)), (lambda: first + 0.05 * _white(source, count))
     second = {
-        "unrelated": lambda: _random_table(source, anatomy),
-        "one natural": lambda: _random_table(source, anatomy),
+        "unrelated": other,
+        "one natural": other,
         "remapped": lambda: remapped(first.clamp(0, 1), *curve(source)),
-    }.get(kind, lambda: first + 0.05 * _white(source, count))()
+        "alike": alike,
+        "natural": alike,
+    }[kind]()
     tables = [first.clamp(0, 1), second.clamp(0, 1)]
     if kind != "remapped" and source.chance(0.75):  # air is dark in most scans
         for table in tables:

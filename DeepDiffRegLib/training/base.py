@@ -19,6 +19,7 @@ Batch = dict[str, torch.Tensor]
 Ask = Callable[..., Any]
 """The network in training: what it is called with, such as (moving, fixed), to what it says, in float32. Other names for calling
 it would miss the precision and the devices that were asked for."""
+ROLES = ("fixed", "moving")
 EVERY_KIND = ("displacement", "velocity", "time_varying", "momentum", "affine")
 
 

@@ -19,14 +19,13 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..geometry.sampling import sample
 from ..networks.base import FeatureNetwork
-from .base import Ask, Batch
+from .base import ROLES, Ask, Batch
 from .homing import homing
 from .streams import numbers
 from .tasks import DrawnTask
 
 POINTS, ERRORS, JUDGED_ERRORS = 22, 23, 24
 """Streams of random numbers: which places are compared; by which errors maps miss, in training and in validation."""
-ROLES = ("fixed", "moving")
 
 
 @dataclass(frozen=True)

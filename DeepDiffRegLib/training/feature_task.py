@@ -20,14 +20,13 @@ from ..geometry.sampling import index_matrix, sample, warp_index
 from ..methods.features import feature_grids
 from ..methods.implicit import Layer, Solved, solve
 from ..networks.base import FeatureNetwork, Prediction
-from .base import Ask, Batch, Deformed, Told
+from .base import ROLES, Ask, Batch, Deformed, Told
 from .mapping import Mapping
 from .streams import numbers
 from .tasks import DrawnTask, Term, both_ways
 
 COIN, TOLD = 9, 10
 """Streams of random numbers: which of the two scans a step learns from; where losses look at features."""
-ROLES = ("fixed", "moving")
 SCALABLE = {role + what for role in ROLES for what in ("", "_labels", "_natural")}
 """What of a batch can be brought to the voxels of every resolution."""
 

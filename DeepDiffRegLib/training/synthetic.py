@@ -70,8 +70,8 @@ class SyntheticPairs:
 
     Beside ``moving``, ``fixed`` (in [0, 1]) and their ``*_labels`` a batch holds ``displacement`` (B, d, *shape): the known map
     x -> x + u(x) from the fixed to the moving scan in voxels, and ``known`` (B, 1, *shape, bool), where it is one; ``*_natural``:
-    what a common scanner might show of each, flawless. device: where
-    the work is done; the numbers are drawn on the CPU, so cards give the same pairs but for rounding.
+    what a common scanner might show of each, flawless. device: where the work is done; the numbers are drawn on the CPU, so cards
+    give the same pairs but for rounding.
     """
 
     def __init__(

@@ -159,6 +159,7 @@ def _registered(fixed, moving, start, method: str, threads: int):
     """The map and the processor seconds it took, features included."""
     from DeepDiffRegLib.config import Choice, Config, Schedule
     from DeepDiffRegLib.data.pair import Pair
+    from DeepDiffRegLib.networks.files import with_model
     from DeepDiffRegLib.session import RegistrationSession
 
     first, *others = method.split(" + ")
@@ -168,16 +169,16 @@ def _registered(fixed, moving, start, method: str, threads: int):
         "MI": Choice("mi"),
     }
     config = Config(
-        similarity=compared.get(first, Choice("mse")),
+        similarity=compared.get(first, Config().similarity),
         further_similarities=tuple(compared[name] for name in others),
         schedule=Schedule(FACTORS, ITERATIONS),
         device="cpu",
         threads=threads,
     )
     if first in MODELS:
-        config = config.replace(method="dio", model=MODELS[first])
-    if first == "VM-diff":
-        config = config.replace(method="feedforward", schedule=Schedule(FACTORS, (0,) * len(FACTORS)))
+        config = with_model(config, MODELS[first])
+    if config.method == "feedforward":
+        config = config.replace(schedule=Schedule(FACTORS, (0,) * len(FACTORS)))
     started = time.process_time()
     transform = RegistrationSession(Pair(fixed, moving), config).run(start)
     return transform, time.process_time() - started
@@ -287,9 +288,7 @@ def table(found: dict) -> str:
     judged = [
         f"- {g['case']}, {g['method']}: {g['text']}: {g['value']:.3f}, {said[g['reached']]}" for g in found["goals"]
     ]
-    left = [f"{case}: {', '.join(names)}" for case, names in found.get("not_measured", {}).items()]
-    missing = [f"- not measured with this model: {'; '.join(left)}"] if left else []
-    return "\n".join([*lines, "", *judged, *missing])
+    return "\n".join([*lines, "", *judged])
 
 
 def _cell(scores: dict) -> str:
