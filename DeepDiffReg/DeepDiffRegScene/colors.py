@@ -84,7 +84,6 @@ def table(name: str, rgb: np.ndarray, scene=None):
         node = private_node("vtkMRMLColorTableNode", name, f"colors {name}", scene)
         node.SetTypeToUser()
         node.SetNumberOfColors(len(rgb))
-        node.NamesInitialisedOff() if hasattr(node, "NamesInitialisedOff") else None
         for i, (r, g, b) in enumerate(rgb):
             node.SetColor(i, str(i), float(r), float(g), float(b), 1.0)
     return node
@@ -121,12 +120,15 @@ class ColorBar:
         logic = getattr(slicer, "vtkSlicerColorLogic", None)
         if not hasattr(logic, "AddDefaultColorLegendDisplayNode"):
             return
-        if self._carrier is None or self._carrier.GetScene() is None:
-            self._make(logic, unit)
+        made = self._carrier is None or self._carrier.GetScene() is None
+        if made:
+            self._carry(unit)
         display = self._carrier.GetDisplayNode()
         display.SetAndObserveColorNodeID(colors_node.GetID())
         display.SetScalarRange(low, high)
         display.SetVisibility(True)
+        if made:  # not before its colors are known: every view would complain
+            self._hang(logic, display)
         self._bar.SetTitleText(unit)
         self._bar.SetPosition(0.95 - 0.15 * place, 0.5)
         self._bar.SetVisibility(True)
@@ -144,7 +146,7 @@ class ColorBar:
         remove(self._carrier)
         self._carrier = self._bar = None
 
-    def _make(self, logic, unit: str) -> None:
+    def _carry(self, unit: str) -> None:
         self._carrier = private_node("vtkMRMLModelNode", f"{unit} color bar", "layer", self.scene)
         self._carrier.SetAndObservePolyData(vtk.vtkPolyData())
         self._carrier.CreateDefaultDisplayNodes()
@@ -153,6 +155,8 @@ class ColorBar:
         display.SetScalarVisibility(True)
         display.SetScalarRangeFlag(display.UseManualScalarRange)
         display.SetSaveWithScene(False)
+
+    def _hang(self, logic, display) -> None:
         self._bar = logic.AddDefaultColorLegendDisplayNode(display)
         self._bar.SetSaveWithScene(False)
         self._bar.SetNumberOfLabels(5)

@@ -51,7 +51,7 @@ def children() -> set[int]:
     return {child.pid for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
 
 
-def settle(condition, seconds: float = 10.0) -> bool:
+def settle(condition, seconds: float = 120.0) -> bool:
     """Let the application work until ``condition`` holds; whether it came to hold."""
     import slicer
 

@@ -23,7 +23,7 @@ def front():
     line.client.close()
 
 
-def gone(pid: int, limit_s: float = 20.0) -> bool:
+def gone(pid: int, limit_s: float = 60.0) -> bool:
     """Whether a process disappears within the limit."""
     until = time.monotonic() + limit_s
     while process.alive(pid) and time.monotonic() < until:
@@ -103,7 +103,7 @@ def test_the_key_is_neither_in_the_arguments_nor_in_the_environment(front, monke
     monkeypatch.setattr(process.subprocess, "Popen", Watched)
     monkeypatch.setattr(process, "start", watch)
     front.client.start()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while len(seen) < 2 and time.monotonic() < until:
         time.sleep(0.01)
     key, told = seen
@@ -118,7 +118,7 @@ def test_a_killed_worker_is_noticed_and_a_new_one_goes_on_from_the_last_map(fron
     front.client.update(prompts(made))
     pid = front.client.pid
     process.kill_tree(front.client._link._process)
-    crashed = front.wait("crashed", limit_s=10)
+    crashed = front.wait("crashed")
     assert crashed.data["exit_code"] != 0 and front.client.state == "crashed" and not front.client.busy
     assert np.isfinite(last.displacement).all(), "the last map can still be read"
     with pytest.raises(InputError, match="not running"):
@@ -142,7 +142,7 @@ def test_a_worker_that_does_not_answer_a_cancel_is_killed_and_replaced(front):
     pid = front.client.pid
     os.kill(pid, signal.SIGSTOP)
     front.client.cancel(deadline_s=0.1)
-    assert front.wait("cancelled", limit_s=10).data == {"kept": False, "restarted": True}
+    assert front.wait("cancelled").data == {"kept": False, "restarted": True}
     assert gone(pid) and front.client.state in ("starting", "ready")
     front.wait("ready")
     assert front.client.pid != pid and front.client.state == "ready"
@@ -151,7 +151,7 @@ def test_a_worker_that_does_not_answer_a_cancel_is_killed_and_replaced(front):
 def test_a_cancel_before_anything_was_sent_is_answered(front):
     front.client.start()
     front.client.load(*scans(phantom(16)))
-    front.client.cancel(deadline_s=30)
+    front.client.cancel(deadline_s=60)
     assert front.client.state == "cancelling" and not front.client.busy
     assert front.wait("cancelled").data == {"kept": False, "restarted": False}
     front.wait("ready")

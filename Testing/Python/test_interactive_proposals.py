@@ -138,7 +138,7 @@ def test_a_question_during_an_update_is_answered_with_its_map_and_the_judging_st
 def test_cancel_ends_a_question(line):
     step = line.of("map")[-1].data["step"]
     line.client.suggest(20)
-    line.client.cancel(deadline_s=30.0)
+    line.client.cancel(deadline_s=60)
     line.wait("cancelled")
     line.until("ready")
     line.client.propose([tuple(line.map.data["map"].world[:3, 3])])

@@ -76,7 +76,7 @@ def test_features_are_shown_asked_once_and_gone_with_the_method(widget, case, mo
     assert settle(lambda: ui.exportButton.enabled)
     ui.exportButton.click()
     names = [f"features_{side}_{n}.nii.gz" for side in ("fixed", "moving") for n in (1, 2)]
-    assert settle(lambda: all((tmp_path / "out" / name).is_file() for name in names), 60)
+    assert settle(lambda: all((tmp_path / "out" / name).is_file() for name in names))
     assert settle(lambda: not logic.client.busy)
 
     state.modelFile = ""

@@ -181,16 +181,16 @@ def test_keys_press_the_buttons(widget, slicer_app):  # noqa: F811
 def test_reload_leaves_no_worker_and_works_again(widget, slicer_app):  # noqa: F811
     import slicer
 
-    assert settle(lambda: widget.logic.workerState == "ready", 30)
+    assert settle(lambda: widget.logic.workerState == "ready")
     pid = widget.logic.workerPid
     widget.panel.state.layerSpacingMm = 7.0
     widget.onReload()
     fresh = slicer.util.getModuleWidget("DeepDiffReg")
     assert fresh is not widget
-    assert settle(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10)
+    assert settle(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     fresh.enter()
     assert fresh.panel.state.layerSpacingMm == 7.0
-    assert settle(lambda: fresh.logic.workerState == "ready", 30)
+    assert settle(lambda: fresh.logic.workerState == "ready")
 
 
 def test_nothing_is_observed_after_closing(widget):  # noqa: F811

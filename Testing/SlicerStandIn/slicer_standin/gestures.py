@@ -69,7 +69,7 @@ def click(button) -> None:
     QtTest.QTest.mouseClick(button, QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier, middle)
 
 
-def wait_until(condition, seconds: float = 20.0) -> bool:
+def wait_until(condition, seconds: float = 120.0) -> bool:
     """Run the event loop until ``condition()`` is true; False when ``seconds`` are over."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
