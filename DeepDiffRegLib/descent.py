@@ -255,7 +255,7 @@ def term_force(term: ImageTerm, u: torch.Tensor, level: Level, derivative: str) 
 
 def _compare(similarity, fixed, moving, weight, u, matrix, derivative: str) -> tuple[float, torch.Tensor]:
     """Value and force of channels in single precision."""
-    found = similarity.pulled(fixed, moving, weight, u, matrix) if derivative == "pull" else None
+    found = similarity.force(fixed, moving, weight, u, matrix, derivative)
     if found is not None:
         return found
     warped = warp(moving, u, matrix)

@@ -139,8 +139,8 @@ class Problem:
         dtype = torch.float16 if half and has_half(similarity, self.features is not None) else None
         return ImageTerm(
             name,
-            measure.features(fixed, fixed_geometry.spacing_mm, dtype),
-            measure.features(moving, moving_geometry.spacing_mm, dtype),
+            measure.laid_out(measure.features(fixed, fixed_geometry.spacing_mm, dtype)),
+            measure.laid_out(measure.features(moving, moving_geometry.spacing_mm, dtype)),
             moving_geometry,
             measure,
             similarity.weight,

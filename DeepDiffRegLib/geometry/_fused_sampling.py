@@ -80,6 +80,34 @@ def warp(values, u, m, zeros, out):
 
 
 @njit(**OPTIONS)
+def warp_beside(values, u, m, zeros, out):
+    """``warp`` of channels that lie side by side: values (Z, Y, X, C) to out (z, y, x, C), one place worked out for all channels."""
+    depth, height, width, channels = values.shape
+    nz, ny, nx = u.shape[1:]
+    for row in prange(nz * ny):
+        z, y = row // ny, row % ny
+        for x in range(nx):
+            px, py, pz = F(x) + u[0, z, y, x], F(y) + u[1, z, y, x], F(z) + u[2, z, y, x]
+            a = m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]
+            b = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]
+            d = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
+            keep = F((not zeros) | (_inside(a, width) & _inside(b, height) & _inside(d, depth)))
+            i, fa = _weights(a, width)
+            j, fb = _weights(b, height)
+            k, fc = _weights(d, depth)
+            near, far = (F(1) - fc) * keep, fc * keep
+            w00, w10, w01, w11 = (F(1) - fa) * (F(1) - fb), fa * (F(1) - fb), (F(1) - fa) * fb, fa * fb
+            v000, v100, v010, v110 = values[k, j, i], values[k, j, i + 1], values[k, j + 1, i], values[k, j + 1, i + 1]
+            k += 1
+            v001, v101, v011, v111 = values[k, j, i], values[k, j, i + 1], values[k, j + 1, i], values[k, j + 1, i + 1]
+            here = out[z, y, x]
+            for c in range(channels):
+                below = w00 * v000[c] + w10 * v100[c] + w01 * v010[c] + w11 * v110[c]
+                above = w00 * v001[c] + w10 * v101[c] + w01 * v011[c] + w11 * v111[c]
+                here[c] = near * below + far * above
+
+
+@njit(**OPTIONS)
 def warp_plane(values, u, m, zeros, out):
     """``warp`` in 2-D: values (C, Y, X), u (2, y, x), m (2, 3)."""
     channels, height, width = values.shape

@@ -55,13 +55,23 @@ def warp(values: torch.Tensor, displacement: torch.Tensor, matrix: np.ndarray, p
     """Sample ``values`` at matrix @ (i + u(i)).
 
     displacement: u, (1, d, *shape) in voxels of its own grid. matrix: (d, d+1), from that grid's voxels to voxels of
-    ``values`` (``index_matrix`` makes it). Returns (1, C, *shape).
+    ``values`` (``index_matrix`` makes it). Returns (1, C, *shape), side by side in memory where the channels of ``values`` are.
     """
     if _is_fused(values, displacement, planes=True):
         from . import _fused_sampling as fused
 
-        out = values.new_empty((1, values.shape[1], *displacement.shape[2:]))
         matrix32 = np.ascontiguousarray(matrix, dtype=np.float32)
+        if values.ndim == 5 and side_by_side(values):
+            out = values.new_empty((*displacement.shape[2:], values.shape[1]))
+            fused.warp_beside(
+                values.detach()[0].movedim(0, -1).numpy(),
+                _array(displacement),
+                matrix32,
+                padding == "zeros",
+                out.numpy(),
+            )
+            return out.movedim(-1, 0)[None]
+        out = values.new_empty((1, values.shape[1], *displacement.shape[2:]))
         kernel = fused.warp if values.ndim == 5 else fused.warp_plane
         kernel(_array(values), _array(displacement), matrix32, padding == "zeros", out[0].numpy())
         return out
@@ -154,6 +164,11 @@ def warp_index(displacement: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach()[0].contiguous().numpy()
+
+
+def side_by_side(image: torch.Tensor) -> bool:
+    """Whether several channels of (1, C, *shape) are the fastest axis in memory (``channels_last``)."""
+    return image.shape[1] > 1 and image.movedim(1, -1).is_contiguous()
 
 
 def _is_fused(values: torch.Tensor, index: torch.Tensor, planes: bool = False) -> bool:

@@ -58,7 +58,7 @@ class _PullForce(torch.autograd.Function):
     def forward(ctx, fixed, moving, displacement, weight, matrix):
         ctx.save_for_backward(fixed, moving, displacement, weight)
         ctx.matrix = matrix
-        found = MeanSquares().pulled(fixed, moving, weight, displacement, matrix)
+        found = MeanSquares().force(fixed, moving, weight, displacement, matrix, derivative="pull")
         if found is not None:
             return found[1]
         residual = _residual(fixed, warp(moving, displacement, matrix), weight)

@@ -100,8 +100,7 @@ def solve(
     world = np.eye(fixed.images[0][1].ndim + 1) if world is None else world
     found = []
     for (own, geometry), (other, moving_geometry), iterations in zip(fixed.images, moving.images, layer.iterations):
-        layout = torch.channels_last if geometry.ndim == 2 else torch.channels_last_3d  # see ``MeanSquares.pulled``
-        own, other = (image.contiguous(memory_format=layout) for image in (own, other))
+        own, other = (MeanSquares().laid_out(image) for image in (own, other))
         comparison = Comparison(own, other, geometry, moving_geometry, world, regularizers)
         history = _descend(model, comparison.detached(), iterations, layer.tolerance, progress)
         found.append(Solved(differentiable(model, comparison, layer), geometry, tuple(history)))

@@ -43,17 +43,23 @@ class Similarity(ABC):
         of the returned mean and has ``warped``'s shape.
         """
 
-    def pulled(
+    def laid_out(self, features: torch.Tensor) -> torch.Tensor:
+        """The same (1, C, *shape), in memory as ``force`` works fastest on it."""
+        return features
+
+    def force(
         self,
         fixed: torch.Tensor,
         moving: torch.Tensor,
         weight: torch.Tensor | None,
         displacement: torch.Tensor,
         matrix: np.ndarray,
+        derivative: str,
     ) -> tuple[float, torch.Tensor] | None:
-        """Value and force dE/du at ``sampling.warp(moving, displacement, matrix)`` in one pass; None where it has to be warped first.
+        """Value and force at ``sampling.warp(moving, displacement, matrix)`` at once; None where it takes the steps one by one.
 
-        The force is (1, d, *shape), as of ``sampling.pull_gradient``.
+        derivative: as ``transforms.model.Model`` says. The force is (1, d, *shape): that of ``sampling.pull_gradient`` for
+        ``pull``, of ``sampling.warped_gradient`` for ``warped``.
         """
         return None
 

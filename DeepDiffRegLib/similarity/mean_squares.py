@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..geometry.sampling import side_by_side, warp
 from .base import Similarity, check_pair, flat_arrays, runs_fused
 
 
@@ -46,34 +47,45 @@ def _tensor_squares(fixed, warped, weight, scale, gradient) -> float:
     return float(square.sum())
 
 
-class MeanSquares(Similarity):
-    """Mean squared difference, see ``mean_squares``; channels are averaged."""
+class SquaredDifferences(Similarity):
+    """What compares channels by ``mean_squares``. Several channels lie side by side in memory: places are worked out once for all."""
 
     separable = True
 
     def value_and_gradient(self, fixed, warped, weight=None):
-        check_pair("MeanSquares.value_and_gradient", fixed, warped, weight)
+        check_pair(f"{type(self).__name__}.value_and_gradient", fixed, warped, weight)
         return mean_squares(fixed, warped, weight)
 
-    def pulled(self, fixed, moving, weight, displacement, matrix):
-        """For several channels that lie side by side in memory (``channels_last``)."""
-        tensors = (fixed, moving)
-        if not (runs_fused(fixed, moving) and fixed.shape[1] > 1 and all(map(side_by_side, tensors))):
-            return None
-        if displacement.dtype != torch.float32 or min(moving.shape[2:]) < 2:
-            return None
-        from . import _pulled_fused as fused
+    def laid_out(self, features):
+        if not runs_fused(features, features):
+            return features
+        return features.contiguous(memory_format=torch.channels_last if features.ndim == 4 else torch.channels_last_3d)
 
-        kernel = fused.volume if fixed.ndim == 5 else fused.plane
-        there, values = (t.detach()[0].movedim(0, -1).numpy() for t in tensors)
-        weights = np.empty((0,) * (fixed.ndim - 2), np.float32) if weight is None else weight[0, 0].contiguous().numpy()
-        u, single = displacement.detach()[0].contiguous().numpy(), np.ascontiguousarray(matrix, dtype=np.float32)
-        force = torch.empty_like(displacement, memory_format=torch.contiguous_format, requires_grad=False)
-        total = float(kernel(values, there, weights, weight is not None, u, single, force[0].numpy()))
+    def force(self, fixed, moving, weight, displacement, matrix, derivative):
+        fits = runs_fused(fixed, moving) and displacement.dtype == torch.float32 and min(moving.shape[2:]) > 1
+        if not (fits and side_by_side(fixed) and side_by_side(moving)):
+            return None
+        from . import _squares_fused as fused
+
+        u = displacement.detach()
+        out = torch.empty_like(u, memory_format=torch.contiguous_format)
+        weights = np.empty((0,) * (u.ndim - 2), np.float32) if weight is None else weight[0, 0].contiguous().numpy()
+        compared = _beside(fixed), weights, weight is not None
+        if derivative == "pull":
+            kernel = fused.pulled_volume if u.ndim == 5 else fused.pulled_plane
+            single = np.ascontiguousarray(matrix, dtype=np.float32)
+            total = kernel(_beside(moving), *compared, u[0].contiguous().numpy(), single, out[0].numpy())
+        else:
+            kernel = fused.warped_volume if u.ndim == 5 else fused.warped_plane
+            total = kernel(_beside(warp(moving.detach(), u, matrix)), *compared, out[0].numpy())
         mass = (float(fixed[0, 0].numel()) if weight is None else float(weight.sum())) * fixed.shape[1]
-        return (total / mass, force.mul_(2.0 / mass)) if mass > 0 else (0.0, force.zero_())
+        return (float(total) / mass, out.mul_(2.0 / mass)) if mass > 0 else (0.0, out.zero_())
 
 
-def side_by_side(image: torch.Tensor) -> bool:
-    """Whether the channels of (1, C, *shape) are the fastest axis in memory."""
-    return image.movedim(1, -1).is_contiguous()
+class MeanSquares(SquaredDifferences):
+    """Mean squared difference, see ``mean_squares``; channels are averaged."""
+
+
+def _beside(image: torch.Tensor) -> np.ndarray:
+    """(1, C, *shape) as (*shape, C), contiguous; no copy of what lies so."""
+    return image.detach()[0].movedim(0, -1).contiguous().numpy()

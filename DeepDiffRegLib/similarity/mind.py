@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 from ..checks import check_shape
 from ..errors import ConfigError
-from .base import Similarity, check_pair
 from .lncc import box_sum
-from .mean_squares import mean_squares
+from .mean_squares import SquaredDifferences
 
 VARIANCE_RANGE = (1e-3, 1e3)
 """The local noise estimate is kept within this range times its mean over the image."""
@@ -24,7 +23,7 @@ def neighbor_pairs(ndim: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [(p, q) for p, q in itertools.combinations(faces, 2) if any(a + b for a, b in zip(p, q))]
 
 
-class MIND(Similarity):
+class MIND(SquaredDifferences):
     """Mean squared difference of MIND-SSC descriptors, averaged over channels. Heinrich et al., MICCAI 2013.
 
     ``features`` computes, for each pair (p, q) of neighboring patches around a voxel, ``exp(-(D_pq - min D) / V)``: D
@@ -32,12 +31,11 @@ class MIND(Similarity):
     the pairs. distance_voxels: how far the patches lie from the voxel, in voxels of the finest axis; along coarser
     axes the nearest whole number of voxels of that length, at least one. Constant regions give descriptors of 1.
 
-    ``value_and_gradient`` compares descriptors (fixed J, warped I): ``sum w mean_c (I_c - J_c)^2 / sum w``. The
+    What is compared are descriptors (fixed J, warped I): ``sum w mean_c (I_c - J_c)^2 / sum w``. The
     derivative is with respect to the warped descriptors, which are warped instead of recomputed.
     """
 
     oriented = True
-    separable = True
 
     def __init__(self, radius_voxels: int = 1, distance_voxels: int = 2):
         for name, value in (("radius_voxels", radius_voxels), ("distance_voxels", distance_voxels)):
@@ -86,10 +84,6 @@ class MIND(Similarity):
             sums = box_sum(difference, self.radius_voxels)[:, :, inside]
             torch.div(sums, count, out=out[:, channel : channel + 1])
         return out.sub_(out.amin(1, keepdim=True))
-
-    def value_and_gradient(self, fixed, warped, weight=None):
-        check_pair("MIND.value_and_gradient", fixed, warped, weight)
-        return mean_squares(fixed, warped, weight)
 
 
 def _slabs(rows: int) -> list[slice]:

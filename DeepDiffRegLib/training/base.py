@@ -20,6 +20,8 @@ Ask = Callable[..., Any]
 """The network in training: what it is called with, such as (moving, fixed), to what it says, in float32. Other names for calling
 it would miss the precision and the devices that were asked for."""
 ROLES = ("fixed", "moving")
+IMAGES = {"scans": "", "natural": "_natural"}
+"""Endings of a role: the scans that a network sees, or what a common scanner would show of a generated pair."""
 EVERY_KIND = ("displacement", "velocity", "time_varying", "momentum", "affine")
 
 

@@ -23,6 +23,7 @@ from .base import ROLES, Ask, Batch
 from .homing import homing
 from .streams import numbers
 from .tasks import DrawnTask
+from .teaching import Teacher, unlike
 
 POINTS, ERRORS, JUDGED_ERRORS = 22, 23, 24
 """Streams of random numbers: which places are compared; by which errors maps miss, in training and in validation."""
@@ -86,15 +87,16 @@ class ContrastiveTask(DrawnTask):
         held_out: Callable[[int], Batch] | None = None,
         held_out_pairs: int = 8,
         seed: int = 0,
+        teacher: Teacher | None = None,
     ):
         super().__init__(network, (), draw, self._judge, seed)
-        self.contrast = contrast or Contrast()
+        self.contrast, self.teacher = contrast or Contrast(), teacher
         self._held_out, self._held_out_pairs = held_out, held_out_pairs
 
     def loss(self, ask: Ask, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Weighted sum; parts by name (unweighted): those that have a weight, mean over the pairs and scales."""
         count = len(batch["fixed"])
-        features = ask(torch.cat((batch["fixed"], batch["moving"])))
+        features = ask(torch.cat([batch[role] for role in ROLES]))
         found: list[dict[str, torch.Tensor]] = []
         for place, row in enumerate(batch["row"].tolist()):
             pair = {name: t[place : place + 1] for name, t in batch.items() if name != "row"}
@@ -104,7 +106,14 @@ class ContrastiveTask(DrawnTask):
         parts = {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
         total = sum(getattr(self.contrast, name) * value for name, value in parts.items())
         parts.pop("size", None)
+        if self.teacher is not None:
+            parts["unlike"] = self._unlike(features, batch)
+            total = total + self.teacher.options.weight * parts["unlike"]
         return total, parts
+
+    def _unlike(self, features: tuple[torch.Tensor, ...], batch: Batch) -> torch.Tensor:
+        """Of all scans, mean over the scales."""
+        return torch.stack([unlike(own, taught) for own, taught in zip(features, self.teacher.features(batch))]).mean()
 
     def _parts(
         self, pair: Batch, both: tuple[torch.Tensor, torch.Tensor], stride: int, counters: tuple[int, int, int]

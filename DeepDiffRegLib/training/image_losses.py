@@ -10,18 +10,16 @@ from ..similarity.lncc import LNCC
 from ..similarity.mean_squares import MeanSquares
 from ..similarity.mk_lncc import MultiKernelLNCC
 from ..similarity.ncc import NCC
-from .base import Deformed, Loss
+from .base import IMAGES, Deformed, Loss
 
 SCALINGS = {"released": 1.0, "paper": 0.5}
 """Factor of mean((F - M o phi)^2) / image_sigma^2."""
-IMAGES = {"scans": "", "natural": "_natural"}
-"""What is compared: the scans that the network sees, or what a common scanner would show of a generated pair."""
 
 
 class ImageLoss(Loss):
     """A similarity, mean over the pairs. symmetric: half of it, and half of that of the fixed scan on the moving one.
 
-    images: of ``IMAGES``. A network that sees any contrasts and is judged by ``natural`` images learns not to mind them.
+    images: of ``base.IMAGES``. A network that sees any contrasts and is judged by ``natural`` images learns not to mind them.
     """
 
     def __init__(self, similarity: Similarity, factor: float = 1.0, symmetric: bool = False, images: str = "scans"):

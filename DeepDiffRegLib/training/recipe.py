@@ -28,6 +28,7 @@ from .options import FitOptions
 from .run import MODEL, Trained, check_folder
 from .synthetic import STREAM, Synthetic, SyntheticPairs
 from .tasks import DrawnTask, PairTask, make_terms, prior_of
+from .teaching import Teacher, Teaching
 from .validation import judged
 
 HELD_OUT = STREAM + 1
@@ -37,7 +38,7 @@ KEY = "synthetic"
 
 @dataclass(frozen=True)
 class Recipe:
-    """synthetic: what is generated. pairs: per step. contrast: of feature networks. losses: of the others. held_out: generated
+    """synthetic: what is generated. pairs: per step. contrast, teaching: of feature networks. losses: of the others. held_out: generated
     pairs, never trained on, that ``validate_every`` looks at. canonical_mm: voxels of the card's grid for networks that predict a
     map. description, licence: for the card."""
 
@@ -45,6 +46,7 @@ class Recipe:
     synthetic: Synthetic = field(default_factory=Synthetic)
     pairs: int = 1
     contrast: Contrast = field(default_factory=Contrast)
+    teaching: Teaching | None = None
     losses: tuple[Choice, ...] = ()
     held_out: int = 8
     canonical_mm: float = 2.0
@@ -75,10 +77,15 @@ class Recipe:
         return build(cls, values, "recipe", _CONVERTERS)
 
 
+def _teaching(values: dict[str, Any] | None) -> Teaching | None:
+    return None if values is None else build(Teaching, values, "recipe.teaching", {})
+
+
 _CONVERTERS = {
     (Recipe, "network"): NetworkChoice,
     (Recipe, "synthetic"): Synthetic,
     (Recipe, "contrast"): Contrast,
+    (Recipe, "teaching"): _teaching,
     (Recipe, "losses"): choices,
     (Recipe, "optimization"): FitOptions,
 }
@@ -94,10 +101,11 @@ def is_recipe(path: str | Path) -> bool:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """A recipe's JSON file; ``start_from`` is relative to its folder. ``InputError`` or ``ConfigError`` naming the file."""
+    """A recipe's JSON file; its models are relative to its folder. ``InputError`` or ``ConfigError`` naming the file."""
     path = Path(path)
     recipe = read_json(path, Recipe.from_dict)
-    return dataclasses.replace(recipe, network=recipe.network.beside(path.parent))
+    teaching = recipe.teaching and recipe.teaching.beside(path.parent)
+    return dataclasses.replace(recipe, network=recipe.network.beside(path.parent), teaching=teaching)
 
 
 def make_task(recipe: Recipe, network: Stored) -> DrawnTask:
@@ -106,7 +114,8 @@ def make_task(recipe: Recipe, network: Stored) -> DrawnTask:
     draw = SyntheticPairs(recipe.synthetic, seed, recipe.pairs)
     held_out = SyntheticPairs(recipe.synthetic, seed, stream=HELD_OUT)
     if recipe.network.name in FEATURES:
-        return ContrastiveTask(network, draw, recipe.contrast, held_out, recipe.held_out, seed)
+        teacher = recipe.teaching and Teacher(recipe.teaching, network)
+        return ContrastiveTask(network, draw, recipe.contrast, held_out, recipe.held_out, seed, teacher)
     chosen, spacing = recipe.network, (recipe.canonical_mm,) * network.architecture.ndim
     ways = (chosen.integrator, chosen.integration_steps)
 

@@ -19,6 +19,7 @@ BUDGET_S = 3.0
 RADIUS = 2
 SIGMA_GRADIENT, SIGMA_WARP = 1.7, 0.6
 LARGEST_VOXELS = 3.0
+CHANNELS = 12
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,12 @@ def build(size: int, device: str) -> list[Kernel]:
     import numpy as np
     import torch
 
+    from DeepDiffRegLib.descent import Level, term_force
     from DeepDiffRegLib.geometry import sampling, smoothing, vector_fields
+    from DeepDiffRegLib.geometry.grid import Geometry
+    from DeepDiffRegLib.prompts.base import ImageTerm
     from DeepDiffRegLib.similarity.lncc import lncc_sums, tensor_sums
+    from DeepDiffRegLib.similarity.mean_squares import MeanSquares
     from DeepDiffRegLib.transforms.model import FieldAdam
 
     generator = torch.Generator().manual_seed(0)
@@ -54,6 +59,11 @@ def build(size: int, device: str) -> list[Kernel]:
     matrix[:, 3] = 0.3
     warped = sampling.warp(moving, u, matrix)
     spacing = (1.0, 1.0, 1.0)
+    grid, measure = Geometry((size,) * 3, spacing, (0.0,) * 3, np.eye(3).tolist()), MeanSquares()
+    level, features = Level(grid, [], 1, np.eye(4)), [noise(CHANNELS, 2.0) for _ in range(2)]
+    apart, beside = (
+        ImageTerm("features", *pair, grid, measure) for pair in (features, map(measure.laid_out, features))
+    )
 
     def adam(fused: bool) -> Callable[[], object]:
         """Both keep moments between calls, so their results are compared by the tests, not here."""
@@ -69,8 +79,7 @@ def build(size: int, device: str) -> list[Kernel]:
         return Kernel(name, what, call, lambda: _in_torch(call), slow)
 
     def smooth(field: torch.Tensor, sigma: float) -> tuple[Callable, Callable]:
-        taps = [smoothing.gaussian_taps(sigma)] * 3
-        return lambda: smoothing.gaussian(field, sigma), lambda: smoothing._torch(field, taps, None)
+        return lambda: smoothing.gaussian(field, sigma), lambda: smoothing._torch(field, (sigma,) * 3, None)
 
     return [
         both("warp", "sample the moving scan through the map", lambda: sampling.warp(moving, u, matrix)),
@@ -85,6 +94,12 @@ def build(size: int, device: str) -> list[Kernel]:
             f"value and gradient, window {2 * RADIUS + 1}",
             lambda: lncc_sums(fixed, warped, None, RADIUS, 1e-5)[2],
             lambda: tensor_sums(fixed, warped, None, RADIUS, 1e-5)[2],
+        ),
+        Kernel(
+            "squares",
+            f"{CHANNELS} features: value and force of compositions",
+            lambda: term_force(beside, u, level, "warped")[1],
+            lambda: _in_torch(lambda: term_force(apart, u, level, "warped")[1]),
         ),
         Kernel("smooth_gradient", f"vector field, sigma {SIGMA_GRADIENT}", *smooth(force, SIGMA_GRADIENT)),
         Kernel("smooth_warp", f"vector field, sigma {SIGMA_WARP}", *smooth(u, SIGMA_WARP)),
@@ -102,7 +117,7 @@ def _in_torch(call: Callable[[], object]) -> object:
     with contextlib.ExitStack() as stack:
         for module in (sampling, vector_fields):
             stack.callback(setattr, module, "_is_fused", module._is_fused)
-            module._is_fused = lambda *tensors: False
+            module._is_fused = lambda *tensors, **planes: False
         return call()
 
 

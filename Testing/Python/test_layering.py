@@ -68,6 +68,7 @@ SHARED = {
         "feature_task",
         "contrastive_task",
         "homing",
+        "teaching",
         "synthetic",
         "base",
         "mapping",

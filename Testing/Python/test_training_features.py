@@ -18,7 +18,7 @@ from test_training_data import write_scans, write_table
 from DeepDiffRegLib.config import Choice
 from DeepDiffRegLib.errors import ConfigError, InputError
 from DeepDiffRegLib.geometry.grid import Geometry
-from DeepDiffRegLib.geometry.sampling import pull_gradient, warp, warp_index
+from DeepDiffRegLib.geometry.sampling import pull_gradient, warp, warp_index, warped_gradient
 from DeepDiffRegLib.geometry.smoothing import gaussian
 from DeepDiffRegLib.methods.implicit import Layer
 from DeepDiffRegLib.networks.base import Architecture, FeatureNetwork
@@ -229,21 +229,26 @@ def test_memory_that_does_not_suffice_makes_parts_and_then_patches():
 
 @pytest.mark.parametrize("ndim", (2, 3))
 @pytest.mark.parametrize("weighted", (True, False))
-def test_force_in_one_pass_equals_warping_first(ndim, weighted):
-    """Channels side by side in memory go through the compiled kernel; value and force are those of the plain way."""
+@pytest.mark.parametrize("derivative", ("pull", "warped"))
+def test_value_and_force_at_once_are_those_of_the_single_steps(ndim, weighted, derivative):
+    """Channels side by side in memory go through the compiled kernels; places outside the moving grid are among them."""
     torch.manual_seed(ndim)
     own, other = ((9, 11), (12, 10)) if ndim == 2 else ((6, 7, 9), (8, 7, 6))
     fixed, moving, u = torch.rand(1, 5, *own), torch.rand(1, 5, *other), 3 * torch.randn(1, ndim, *own)
     weight = torch.rand(1, 1, *own) if weighted else None
     matrix = np.eye(ndim, ndim + 1) * 1.1 + np.random.default_rng(0).normal(0, 0.05, (ndim, ndim + 1))
-    layout = torch.channels_last if ndim == 2 else torch.channels_last_3d
-    pair = [t.contiguous(memory_format=layout) for t in (fixed, moving)]
-    value, force = MeanSquares().pulled(*pair, weight, u, matrix)
-    expected, residual = MeanSquares().value_and_gradient(fixed, warp(moving, u, matrix), weight)
+    measure = MeanSquares()
+    pair = [measure.laid_out(t) for t in (fixed, moving)]
+    value, force = measure.force(*pair, weight, u, matrix, derivative)
+    exact = [t.double() for t in (fixed, moving, u)]
+    warped = warp(exact[1], exact[2], matrix)
+    assert torch.allclose(warp(pair[1], u, matrix).double(), warped, atol=1e-6)
+    expected, residual = measure.value_and_gradient(exact[0], warped, weight)
+    known = pull_gradient(*exact[1:], matrix, residual) if derivative == "pull" else warped_gradient(warped, residual)
     assert value == pytest.approx(expected, rel=1e-5)
-    assert torch.allclose(force, pull_gradient(moving, u, matrix, residual), atol=1e-6)
-    assert MeanSquares().pulled(fixed, moving, weight, u, matrix) is None
-    assert MeanSquares().pulled(*(t.double() for t in pair), weight, u, matrix) is None
+    assert torch.allclose(force.double(), known, atol=1e-6)
+    assert measure.force(fixed, moving, weight, u, matrix, derivative) is None
+    assert measure.force(*(t.double() for t in pair), weight, u, matrix, derivative) is None
 
 
 def test_planes_are_smoothed_and_warped_as_torch_does():

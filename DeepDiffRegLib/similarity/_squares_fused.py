@@ -1,4 +1,4 @@
-"""Squared differences of images of many channels and their force on the map: float32 on the CPU, one pass, nothing stored between.
+"""Squared differences of images of many channels and their force on the map: float32 on the CPU, one pass for both.
 
 Channels lie side by side in memory (the last axis here), so that the corners around a place are read as whole vectors: positions
 and weights are worked out once for all channels. Sums run per row in float32 and over rows in float64, in an order that does
@@ -16,7 +16,7 @@ F = np.float32
 
 
 @njit(**OPTIONS)
-def volume(values, fixed, weight, weighted, u, m, out):
+def pulled_volume(values, fixed, weight, weighted, u, m, out):
     """Sum of w r^2, r = values(m (i + u(i))) - fixed, 0 beyond the border; out = sum_c w r dvalues/du.
 
     values: (Z, Y, X, C), fixed: (z, y, x, C), weight: (z, y, x), u and out: (3, z, y, x), m: (3, 4).
@@ -68,7 +68,7 @@ def volume(values, fixed, weight, weighted, u, m, out):
 
 
 @njit(**OPTIONS)
-def plane(values, fixed, weight, weighted, u, m, out):
+def pulled_plane(values, fixed, weight, weighted, u, m, out):
     """The same in 2-D. values: (Y, X, C), fixed: (y, x, C), weight: (y, x), u and out: (2, y, x), m: (2, 3)."""
     height, width, channels = values.shape
     ny, nx = u.shape[1:]
@@ -99,5 +99,66 @@ def plane(values, fixed, weight, weighted, u, m, out):
             gb *= w * inside * F((b >= F(0)) & (b <= F(height - 1)))
             out[0, y, x] = ga * m[0, 0] + gb * m[1, 0]
             out[1, y, x] = ga * m[0, 1] + gb * m[1, 1]
+        sums[y] = total
+    return sums.sum()
+
+
+@njit(**OPTIONS)
+def warped_volume(warped, fixed, weight, weighted, out):
+    """Sum of w r^2, r = warped - fixed; out = sum_c w r grad warped, central differences as ``sampling.warped_gradient`` takes them.
+
+    warped, fixed: (z, y, x, C), weight: (z, y, x), out: (3, z, y, x).
+    """
+    nz, ny, nx, channels = warped.shape
+    sums = np.zeros(nz * ny)
+    for row in prange(nz * ny):
+        z, y = row // ny, row % ny
+        up, down = warped[min(z + 1, nz - 1), y], warped[max(z - 1, 0), y]
+        north, south = warped[z, min(y + 1, ny - 1)], warped[z, max(y - 1, 0)]
+        total = F(0)
+        for x in range(nx):
+            w = weight[z, y, x] if weighted else F(1)
+            here, there = warped[z, y, x], fixed[z, y, x]
+            east, west = warped[z, y, min(x + 1, nx - 1)], warped[z, y, max(x - 1, 0)]
+            n, s, u, d = north[x], south[x], up[x], down[x]
+            squared = ga = gb = gd = F(0)
+            for c in range(channels):
+                r = here[c] - there[c]
+                squared += r * r
+                ga += r * (east[c] - west[c])
+                gb += r * (n[c] - s[c])
+                gd += r * (u[c] - d[c])
+            total += w * squared
+            w *= F(0.5)
+            out[0, z, y, x] = w * ga * F((x > 0) & (x < nx - 1))
+            out[1, z, y, x] = w * gb
+            out[2, z, y, x] = w * gd
+        sums[row] = total
+    return sums.sum()
+
+
+@njit(**OPTIONS)
+def warped_plane(warped, fixed, weight, weighted, out):
+    """The same in 2-D. warped, fixed: (y, x, C), weight: (y, x), out: (2, y, x)."""
+    ny, nx, channels = warped.shape
+    sums = np.zeros(ny)
+    for y in prange(ny):
+        north, south = warped[min(y + 1, ny - 1)], warped[max(y - 1, 0)]
+        total = F(0)
+        for x in range(nx):
+            w = weight[y, x] if weighted else F(1)
+            here, there = warped[y, x], fixed[y, x]
+            east, west = warped[y, min(x + 1, nx - 1)], warped[y, max(x - 1, 0)]
+            n, s = north[x], south[x]
+            squared = ga = gb = F(0)
+            for c in range(channels):
+                r = here[c] - there[c]
+                squared += r * r
+                ga += r * (east[c] - west[c])
+                gb += r * (n[c] - s[c])
+            total += w * squared
+            w *= F(0.5)
+            out[0, y, x] = w * ga * F((x > 0) & (x < nx - 1))
+            out[1, y, x] = w * gb
         sums[y] = total
     return sums.sum()
