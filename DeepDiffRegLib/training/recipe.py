@@ -62,6 +62,8 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"recipe: {name} must be a whole number of at least 1, got {value!r}")
+        if self.network.name in NETWORKS and self.teaching is not None:
+            raise ConfigError("recipe: networks that predict a map have no 'teaching'; they learn by their losses")
         if (self.network.name in NETWORKS) != bool(self.losses):
             raise ConfigError(
                 "recipe: networks that predict a map need losses; feature networks learn by 'contrast' and have none"

@@ -27,6 +27,8 @@ def test_both_ways_of_every_kernel_give_the_same(rows):
         ours, theirs = row.ours(), row.torch()
         if isinstance(ours, torch.Tensor):
             limit = 2 * 0.005 if row.name == "invert" else 1e-5 * max(1.0, float(theirs.abs().max()))
-            assert float((ours - theirs).abs().max()) <= limit, row.name  # inverses end within 0.005 voxels of the truth
+            assert float((ours - theirs).abs().max()) <= limit, (
+                row.name
+            )  # inverses end within 0.005 voxels of the truth
             compared += 1
     assert compared >= len(rows) - 1
