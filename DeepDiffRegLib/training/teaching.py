@@ -14,6 +14,7 @@ import torch
 
 from ..errors import ConfigError
 from ..networks.base import FeatureNetwork
+from ..networks.files import model_path
 from ..networks.weights import load_model
 from ..registry import nearest
 from .base import IMAGES, ROLES, Batch
@@ -43,7 +44,7 @@ class Teacher:
     """What a pupil's features should be like; ``ConfigError`` where theirs cannot be compared."""
 
     def __init__(self, teaching: Teaching, pupil: FeatureNetwork):
-        self.options, model = teaching, load_model(teaching.model)
+        self.options, model = teaching, load_model(model_path(teaching.model))
         self.network = model.network.eval().requires_grad_(False)
         if not isinstance(self.network, FeatureNetwork) or _form(self.network) != _form(pupil):
             raise ConfigError(

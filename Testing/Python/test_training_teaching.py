@@ -81,5 +81,7 @@ def test_a_recipe_names_its_teacher_by_a_file_beside_it_or_as_a_model_of_the_lib
     assert recipe.teaching.model == str(taught)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     path.write_text(json.dumps({**values, "teaching": {"model": "features-unet-e"}}))
-    assert read_recipe(path).teaching.model == "features-unet-e"
+    shipped = read_recipe(path).teaching
+    assert shipped.model == "features-unet-e"
+    assert Teacher(shipped, make_network(NetworkChoice("unet", "paper"), 0)).network.architecture.ndim == 3
     assert Recipe.from_dict(TINY.to_dict()).teaching is None
