@@ -20,7 +20,8 @@ from .streams import torch_seed
 class NetworkChoice:
     """name: registered network. variant: its named architecture (None: the first). architecture: values that differ from it.
 
-    start_from: a trained model of the same architecture whose weights to start from. integrator, integration_steps: of stationary
+    start_from: a trained model of the same architecture whose weights to start from; whose ``statistics`` it normalizes by may
+    differ, and kept ones are then found anew. integrator, integration_steps: of stationary
     velocities while training (None chooses the steps); of a momentum the time steps alone. looks: how often the network sees a
     pair, from the second time on through the map so far; from step ``looks_from`` of the training on, before that once.
     """
@@ -60,9 +61,15 @@ def make_network(wanted: NetworkChoice, seed: int) -> Stored:
     network = kind(architecture)
     if wanted.start_from is not None:
         model = load_model(wanted.start_from)
-        if type(model.network) is not kind or model.network.architecture != architecture:
+        if type(model.network) is not kind or _sizes(model.network.architecture) != _sizes(architecture):
             raise ConfigError(
                 f"network.start_from: {wanted.start_from} is a {model.card.network} of another architecture"
             )
-        network.load_state_dict(model.network.state_dict())
+        given = model.network.state_dict()
+        network.load_state_dict({name: given.get(name, own) for name, own in network.state_dict().items()})
     return network
+
+
+def _sizes(architecture: Architecture) -> dict[str, Any]:
+    """What weights depend on."""
+    return {name: value for name, value in architecture.to_dict().items() if name != "statistics"}

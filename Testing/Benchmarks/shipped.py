@@ -29,13 +29,12 @@ MODELS = {
     "MIND-Net": "features-mind-net",
     "VM-diff": "map-voxelmorph-diff",
 }
-SHORT = ", short"
-FEATURES = ("UNet-E", "UNet-E + MI", f"UNet-E + MI{SHORT}", "UNet", "MIND-Net")
-METHODS = (*FEATURES, "LNCC", "MIND", "MI", "MIND + MI", "VM-diff")
-"""A name with MI in it: mutual information of the scans beside, its force as large as the other's. short: fewer iterations, about
-MIND's time. VM-diff is a prediction only."""
+FEATURES, LONG = ("UNet-E", "UNet-E + MI", "UNet", "MIND-Net"), "MIND, long"
+METHODS = (*FEATURES, "LNCC", "MIND", LONG, "MI", "MIND + MI", "VM-diff")
+"""A name with MI behind it: mutual information of the scans beside, its force as large as the other's. long: twice the iterations,
+which takes as much time as features beside MI. VM-diff is a prediction only."""
 SPACING_MM = 2.0
-FACTORS, ITERATIONS, FEWER = (4, 2, 1), (60, 40, 12), (30, 20, 2)
+FACTORS, ITERATIONS, MORE = (4, 2, 1), (60, 40, 12), (120, 80, 24)
 CONTRASTS = (
     "as it is", "negative", "gamma 0.5", "gamma 2", "remapped 1", "remapped 2", "remapped 3", "thick slices", "cut",
 )  # fmt: skip
@@ -51,7 +50,7 @@ WARP_MM, WARP_CELL_MM = 4.0, 45.0
 """Spread of each component of the known warp's velocity, and the distance of its control points."""
 KEPT_SHARE, GAIN = 0.95, 0.02
 """What features set out to reach: the share of their own Dice that they keep on remapped scans, and the Dice by which they beat
-MIND on remapped brains."""
+MIND on remapped brains in as much time."""
 
 
 def run(threads: int, quick: bool = False) -> dict:
@@ -74,13 +73,10 @@ def goals(found: dict) -> list[dict]:
             continue
         mean = {m: statistics.mean(row[m]["dice"] for row in remapped) for m in METHODS}
         kept = mean[method] / contrasts["as it is"][method]["dice"]
-        gain = mean[method] - mean["MIND"]
+        gain = mean[method] - mean[LONG]
         rows.append(_goal(case, method, f"share of own Dice kept, at least {KEPT_SHARE}", kept, kept >= KEPT_SHARE))
         if case in BRAINS:
-            rows.append(_goal(case, method, f"Dice above MIND, at least {GAIN}", gain, gain >= GAIN))
-            time = {m: statistics.mean(row[m]["seconds"] for row in remapped) for m in (method, "MIND")}
-            share = time[method] / time["MIND"]
-            rows.append(_goal(case, method, "share of MIND's processor time, at most 1", share, share <= 1))
+            rows.append(_goal(case, method, f"Dice above {LONG}, at least {GAIN}", gain, gain >= GAIN))
     return rows
 
 
@@ -172,8 +168,8 @@ def _registered(fixed, moving, start, method: str, threads: int):
     from DeepDiffRegLib.networks.files import with_model
     from DeepDiffRegLib.session import RegistrationSession
 
-    first, *others = method.removesuffix(SHORT).split(" + ")
-    iterations = FEWER if method.endswith(SHORT) else ITERATIONS
+    first, *others = method.removesuffix(", long").split(" + ")
+    iterations = MORE if method == LONG else ITERATIONS
     compared = {
         "LNCC": Choice("lncc", {"radius_voxels": 2}),
         "MIND": Choice("mind", {"distance_voxels": 1}),

@@ -12,7 +12,7 @@ from DeepDiffRegLib.errors import ConfigError, InputError
 from DeepDiffRegLib.geometry.smoothing import gaussian
 from DeepDiffRegLib.networks import network_class
 from DeepDiffRegLib.networks.files import model_folder
-from DeepDiffRegLib.networks.weights import load_model
+from DeepDiffRegLib.networks.weights import ModelCard, load_model, save_model
 from DeepDiffRegLib.progress import Progress
 from DeepDiffRegLib.training.contrastive_task import Contrast, ContrastiveTask, drawn_places, looked_up, matched
 from DeepDiffRegLib.training.homing import homing
@@ -299,3 +299,16 @@ def test_pairs_are_never_cut_smaller():
 def test_wrong_contrasts_are_refused(weights):
     with pytest.raises(ConfigError, match="Contrast"):
         replace(CONTRAST, **weights)
+
+
+def test_weights_start_a_network_that_keeps_statistics_but_none_of_other_sizes(tmp_path):
+    path = tmp_path / "model.safetensors"
+    given = make_network(TINY.network, 1)
+    save_model(path, given, ModelCard("unet-e", {}, "none", "random weights"))
+    kept = {"ndim": 2, "statistics": "training"}
+    network = make_network(replace(TINY.network, architecture=kept, start_from=str(path)), 2)
+    own = network.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in given.state_dict().items())
+    assert all(float(value) == 0 for name, value in own.items() if name.endswith("seen"))
+    with pytest.raises(ConfigError, match="another architecture"):
+        make_network(replace(TINY.network, architecture={"ndim": 2, "channels": 4}, start_from=str(path)), 2)
