@@ -15,11 +15,11 @@ GOOD = {"confidence": 0.8, "tolerance_mm": 3.0, "error_mm": 1.5, "shift_mm": 0.5
 def desk(widget, monkeypatch):  # noqa: F811
     """The panel with a map in the scene and a logic that only notes what it is asked for."""
     import slicer
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
     from DeepDiffRegPanel.prompts import PromptsSection
     from DeepDiffRegScene.maps import MapNodes
 
-    state = selftest.begin(widget)
+    state = selftest_bed.begin(widget)
     state.outputTransform = MapNodes(like=state.fixedVolume).update(Map(np.eye(4)))
     widget.logic.adopt(state)
     section = widget.panel.section(PromptsSection)
@@ -92,12 +92,12 @@ def test_without_an_answer_the_user_goes_on(desk):
 
 
 def test_deleted_in_a_view_is_rejected_and_a_dragged_click_is_asked_anew(desk):
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
 
     table, state = desk.table(), desk.state
     table.add("fixed", (10, 0, 0))
     answer(desk, 1, (10, 0, 0), (12, 0, 0))
-    selftest.drag(state.fixedLandmarks, 0, (10, 5, 0))
+    selftest_bed.drag(state.fixedLandmarks, 0, (10, 5, 0))
     assert len(desk.asked) == 2 and np.allclose(desk.asked[1][0], [(10, 5, 0)]) and table.rows()[0].proposal is None
     answer(desk, 2, (10, 5, 0), (12, 5, 0))
     state.movingLandmarks.RemoveNthControlPoint(0)

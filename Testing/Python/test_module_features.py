@@ -30,16 +30,16 @@ def shown(widget):  # noqa: F811
 
 def test_features_are_shown_asked_once_and_gone_with_the_method(widget, case, model, tmp_path):  # noqa: F811
     import slicer
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
     from DeepDiffRegPanel.results import ResultsSection
     from DeepDiffRegPanel.state import FeatureSide
 
-    state, ui, logic = selftest.begin(widget), widget.ui, widget.logic
+    state, ui, logic = selftest_bed.begin(widget), widget.ui, widget.logic
     state.modelFile = model
     assert not ui.featuresLayerButton.enabled
-    selftest.run(case, widget)
+    selftest_bed.run(case, widget)
     assert logic.registration.config["method"] == "dio" and ui.featuresLayerButton.enabled
-    assert selftest.correlation(state.fixedVolume, state.outputVolume) > 0.9
+    assert selftest_bed.correlation(state.fixedVolume, state.outputVolume) > 0.9
 
     asked = []
     ask = logic.client.features
@@ -80,5 +80,5 @@ def test_features_are_shown_asked_once_and_gone_with_the_method(widget, case, mo
     assert settle(lambda: not logic.client.busy)
 
     state.modelFile = ""
-    selftest.run(case, widget)
+    selftest_bed.run(case, widget)
     assert not ui.featuresLayerButton.enabled and "method dio" in ui.featuresLayerButton.statusTip

@@ -194,10 +194,10 @@ def test_reload_leaves_no_worker_and_works_again(widget, slicer_app):  # noqa: F
 
 
 def test_nothing_is_observed_after_closing(widget):  # noqa: F811
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
 
-    state = selftest.begin(widget)
-    selftest.addLandmarks(state)
+    state = selftest_bed.begin(widget)
+    selftest_bed.addLandmarks(state)
     widget.ui.placeButton.click()
     widget.ui.placeButton.click()
     assert observations(widget) > 5
@@ -208,12 +208,12 @@ def test_nothing_is_observed_after_closing(widget):  # noqa: F811
 
 def test_a_film_that_is_left_in_the_middle_leaves_nothing(widget, case):  # noqa: F811
     import slicer
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
     from DeepDiffRegPanel.state import Quality
 
-    state = selftest.begin(widget)
+    state = selftest_bed.begin(widget)
     state.quality = Quality.DRAFT
-    selftest.run(case, widget)
+    selftest_bed.run(case, widget)
     before = observations(widget), slicer.mrmlScene.GetNumberOfNodes()
     state.showGrid = True
     widget.ui.timeSlider.value = 0.4
@@ -233,22 +233,22 @@ def test_a_film_that_is_left_in_the_middle_leaves_nothing(widget, case):  # noqa
 
 def test_marks_of_tissue_need_a_map_that_knows_of_them(widget, case):  # noqa: F811
     """After a run with another transform: no update, live or not, but the line that says to run."""
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
     from DeepDiffRegPanel.state import Quality
 
-    state, ui = selftest.begin(widget), widget.ui
+    state, ui = selftest_bed.begin(widget), widget.ui
     state.quality = Quality.DRAFT
-    selftest.run(case, widget)
-    state.movingSegmentation = selftest.segmentation(
+    selftest_bed.run(case, widget)
+    state.movingSegmentation = selftest_bed.segmentation(
         "organs", lambda p: np.linalg.norm(p / 15, axis=1) < 1, state.movingVolume
     )
     assert ui.updateButton.enabled and not ui.stiffnessLabel.visible
     ui.segmentsGroup.collapsed = False
-    selftest.chooseTissue(ui, 0, "soft")
+    selftest_bed.chooseTissue(ui, 0, "soft")
     assert not ui.updateButton.enabled and "stiff-bone" in ui.updateButton.toolTip
     ui.stiffPresetButton.click()
     assert not ui.updateButton.enabled and "press Run" in ui.updateButton.toolTip and ui.runButton.enabled
-    selftest.chooseTissue(ui, 0, "")
+    selftest_bed.chooseTissue(ui, 0, "")
     assert ui.updateButton.enabled and dict(state.stiffness) == {}
 
 
@@ -286,17 +286,17 @@ def test_marks_of_tissue_that_cannot_be_are_refused_in_one_line(widget):  # noqa
 
 def test_closing_the_scene_forgets_every_node(widget):  # noqa: F811
     import slicer
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
 
-    state = selftest.begin(widget)
-    selftest.addLandmarks(state)
+    state = selftest_bed.begin(widget)
+    selftest_bed.addLandmarks(state)
     before = observations(widget)
     for _ in range(3):
         slicer.mrmlScene.Clear()
         assert widget.panel.state.fixedVolume is None
         assert widget.panel.landmarks() is None
-        state = selftest.begin(widget)
-        selftest.addLandmarks(state)
+        state = selftest_bed.begin(widget)
+        selftest_bed.addLandmarks(state)
         assert observations(widget) == before
 
 

@@ -28,14 +28,14 @@ def model(tmp_path) -> str:
 
 
 def test_layer_with_unit_appears_and_goes_with_the_network(widget, case, model):  # noqa: F811
-    from DeepDiffRegPanel import selftest
+    from DeepDiffRegPanel import selftest_bed
     from DeepDiffRegPanel.results import ResultsSection
     from DeepDiffRegPanel.state import UncertaintyOf
 
-    state, ui, logic = selftest.begin(widget), widget.ui, widget.logic
+    state, ui, logic = selftest_bed.begin(widget), widget.ui, widget.logic
     state.modelFile, state.transformModel, state.similarity = model, "svf", "mse"
     assert not ui.uncertaintyLayerButton.enabled
-    selftest.run(case, widget)
+    selftest_bed.run(case, widget)
     outputs = logic.registration.outputs
     assert settle(lambda: outputs.priorUncertainty is not None), "the maps of uncertainty follow the judged result"
     assert ui.uncertaintyLayerButton.enabled and ui.uncertaintyCombo.enabled
@@ -50,6 +50,6 @@ def test_layer_with_unit_appears_and_goes_with_the_network(widget, case, model):
     state.uncertaintyOf = UncertaintyOf.LABELS
     assert settle(lambda: layer.legend is None) and "segments" in ui.uncertaintyLayerButton.statusTip
     state.modelFile = ""
-    selftest.run(case, widget)
+    selftest_bed.run(case, widget)
     assert settle(lambda: all(getattr(logic.registration.outputs, name) is None for name in OUTPUTS))
     assert not ui.uncertaintyLayerButton.enabled
