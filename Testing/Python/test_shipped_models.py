@@ -1,20 +1,25 @@
 """What comes with the library does what its card says, on generated pairs that it was not trained on."""
 
 import numpy as np
+import pytest
+import torch
 
 from DeepDiffRegLib.config import Start, load_preset
 from DeepDiffRegLib.data.image import Image
 from DeepDiffRegLib.data.pair import Landmarks, Pair, Prompts
 from DeepDiffRegLib.data.points import Points
 from DeepDiffRegLib.geometry.grid import Geometry
-from DeepDiffRegLib.networks.files import model_folder
+from DeepDiffRegLib.networks.files import model_folder, model_names
 from DeepDiffRegLib.networks.weights import load_model
 from DeepDiffRegLib.session import RegistrationSession
+from DeepDiffRegLib.training.base import ROLES
+from DeepDiffRegLib.training.contrastive_task import Contrast, matched
 from DeepDiffRegLib.training.recipe import read_recipe
-from DeepDiffRegLib.training.synthetic import SyntheticPairs
+from DeepDiffRegLib.training.synthetic import Synthetic, SyntheticPairs
 from DeepDiffRegLib.training.validation import judged
 
 MAP = "map-voxelmorph-diff"
+FEATURES = [name for name in model_names() if name.startswith("features-")]
 UNSEEN = 77
 """Stream of pairs that no training draws from."""
 
@@ -32,6 +37,27 @@ def test_the_shipped_map_brings_structures_together_in_any_contrast():
     assert found["folds_percent"] < 0.01
     negative = judged(model.network, [{**pair, "moving": 1 - pair["moving"]} for pair in pairs], (4.0,) * 3, steps=5)
     assert abs(negative["dice"] - found["dice"]) < 0.002
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_shipped_features_tell_partners_from_other_places_across_contrasts(name):
+    """More often than intensities do, at every stride, on pairs of which one scan is remapped or shows other contrasts."""
+    network = load_model(model_folder() / f"{name}.safetensors").network
+    source = SyntheticPairs(
+        Synthetic((32, 32, 32), voxel_mm=(1.5, 2.5), kinds=(("brain", 0.5), ("chest", 0.5))), 5, stream=UNSEEN
+    )
+    found = {stride: [] for stride in network.strides}
+    for number in range(6):
+        pair = source(number)
+        with torch.no_grad():
+            features = [network(pair[role]) for role in ROLES]
+        for *own, stride in zip(*features, network.strides):
+            gray = [torch.nn.functional.avg_pool3d(pair[role], stride) for role in ROLES]
+            places = (stride, network.offset_voxels(stride), Contrast(points=128), number)
+            found[stride].append([matched(pair, *images, *places) for images in (own, gray)])
+    for stride, rows in found.items():
+        learned, intensities = np.mean(rows, 0)
+        assert learned > intensities + 0.05, (stride, learned, intensities)
 
 
 def _session(pair) -> RegistrationSession:
