@@ -18,6 +18,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -31,8 +32,9 @@ MODELS = {
 }
 FEATURES, LONG = ("UNet-E", "UNet-E + MI", "UNet", "MIND-Net"), "MIND, long"
 METHODS = (*FEATURES, "LNCC", "MIND", LONG, "MI", "MIND + MI", "VM-diff")
-"""A name with MI behind it: mutual information of the scans beside, its force as large as the other's. long: twice the iterations,
-which takes as much time as features beside MI. VM-diff is a prediction only."""
+"""A name with MI behind it: mutual information of the scans beside, its force as large as the other's, beside learned features half
+as large, as in the presets. long: twice the iterations, about the time of learned features. VM-diff is a prediction only."""
+BESIDE_FEATURES = 0.5
 SPACING_MM = 2.0
 FACTORS, ITERATIONS, MORE = (4, 2, 1), (60, 40, 12), (120, 80, 24)
 CONTRASTS = (
@@ -175,9 +177,10 @@ def _registered(fixed, moving, start, method: str, threads: int):
         "MIND": Choice("mind", {"distance_voxels": 1}),
         "MI": Choice("mi"),
     }
+    weight = BESIDE_FEATURES if first in MODELS else 1.0
     config = Config(
         similarity=compared.get(first, Config().similarity),
-        further_similarities=tuple(compared[name] for name in others),
+        further_similarities=tuple(replace(compared[name], weight=weight) for name in others),
         schedule=Schedule(FACTORS, iterations),
         device="cpu",
         threads=threads,
