@@ -35,9 +35,10 @@ class Teaching:
             raise ConfigError(f"teaching.weight must be positive, got {self.weight}")
 
     def beside(self, folder: Path) -> Teaching:
-        """The same with ``model`` read relative to ``folder`` where a file lies there, else as the name of a shipped one."""
+        """The same with ``model`` read relative to ``folder``; a bare name without a file there is that of a shipped one."""
         path = folder / self.model
-        return replace(self, model=str(path.resolve())) if path.is_file() else self
+        shipped = len(Path(self.model).parts) == 1 and not path.is_file()
+        return self if shipped else replace(self, model=str(path.resolve()))
 
 
 class Teacher:

@@ -80,6 +80,10 @@ def test_a_recipe_names_its_teacher_by_a_file_beside_it_or_as_a_model_of_the_lib
     recipe = read_recipe(path)
     assert recipe.teaching.model == str(taught)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+    path.write_text(json.dumps({**values, "teaching": {"model": "stage-1/model.safetensors"}}))
+    assert read_recipe(path).teaching.model == str(
+        taught.parent / "stage-1" / "model.safetensors"
+    )  # not there: loading says so
     path.write_text(json.dumps({**values, "teaching": {"model": "features-unet-e"}}))
     shipped = read_recipe(path).teaching
     assert shipped.model == "features-unet-e"
