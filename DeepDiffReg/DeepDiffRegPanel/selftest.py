@@ -9,7 +9,18 @@ import tempfile
 import numpy as np
 import slicer
 
-from .selftest_bed import addLandmarks, begin, correlation, killWorker, makePair, residual, run, trueMap, waitFor
+from .selftest_bed import (
+    addLandmarks,
+    begin,
+    correlation,
+    killWorker,
+    makePair,
+    residual,
+    run,
+    runAndMark,
+    trueMap,
+    waitFor,
+)
 from .selftest_prompts import assist, prompt, stiffen, useSegments
 from .state import CompareMode, Quality
 
@@ -68,10 +79,7 @@ def cancelAndClose(test, widget):
 def recover(test, widget):
     """The worker is killed; the map stays, and an update goes on from it with a new worker."""
     state, ui, logic = begin(widget), widget.ui, widget.logic
-    run(test, widget)
-    state.updateLive = False
-    addLandmarks(state, off=4.0)
-    widget.panel.refresh()
+    runAndMark(test, widget, off=4.0)
     before = residual(widget)
     killWorker(logic)
     waitFor(test, lambda: logic.workerState == "crashed", "the crash to be noticed")

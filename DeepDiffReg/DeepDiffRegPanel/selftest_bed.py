@@ -128,6 +128,14 @@ def addLandmarks(state, off=0.0):
         table.add("moving", trueMap(point[None])[0] + (off, 0, 0))
 
 
+def runAndMark(test, widget, off):
+    """A judged run, then landmarks ``off`` mm away that wait for Update."""
+    run(test, widget)
+    widget.panel.state.updateLive = False
+    addLandmarks(widget.panel.state, off)
+    widget.panel.refresh()
+
+
 def place(test, widget, ras):
     """Place a point in the fixed scan and wait for its proposed partner."""
     table = widget.panel.landmarks()

@@ -10,7 +10,6 @@ from DeepDiffRegScene import overlays
 from .prompts import PromptsSection
 from .selftest_bed import (
     SPACING_MM,
-    addLandmarks,
     begin,
     chooseTissue,
     drag,
@@ -19,6 +18,7 @@ from .selftest_bed import (
     readOut,
     residual,
     run,
+    runAndMark,
     segmentation,
     trueMap,
     waitFor,
@@ -29,10 +29,7 @@ from .state import CompareMode, Quality
 def prompt(test, widget):
     """Landmarks, live update after a drag, residuals falling, undo, redo, A/B."""
     state, ui, logic = begin(widget), widget.ui, widget.logic
-    run(test, widget)
-    state.updateLive = False
-    addLandmarks(state, off=6.0)
-    widget.panel.refresh()
+    runAndMark(test, widget, off=6.0)
     waitFor(test, lambda: ui.updateButton.enabled, "Update to be possible")
     ui.updateButton.click()
     waitFor(test, lambda: len(logic.history["steps"]) == 2 and logic.judged is not None, "the update")
